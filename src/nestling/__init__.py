@@ -1,0 +1,44 @@
+"""nestling: models made of associative memories that learn at many timescales and keep learning after deployment.
+
+Names are imported when they are first used, so that `import nestling` is quick; `nestling.HopeForCausalLM` brings
+transformers, and registers Hope with its Auto classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AssociativeMemory": "memory",
+    "HopeCache": "models",
+    "HopeConfig": "models",
+    "HopeForCausalLM": "models",
+    "HopeModel": "models",
+    "Learner": "continual",
+    "Level": "levels",
+}
+_PACKAGES = ("continual", "evals", "layers", "levels", "memory", "models", "ops", "report", "train")
+
+__all__ = [*_HOMES, *_PACKAGES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from nestling import continual, evals, layers, levels, memory, models, ops, report, train
+    from nestling.continual import Learner
+    from nestling.levels import Level
+    from nestling.memory import AssociativeMemory
+    from nestling.models import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"nestling.{_HOMES[name]}"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"nestling.{name}")
+    raise AttributeError(f"module 'nestling' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

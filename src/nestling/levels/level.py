@@ -1,0 +1,77 @@
+"""A level: parameters that move together, at a period of their own, by a rule of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nestling.memory import GradientDescent, RetainSeen
+
+RULES = {"GradientDescent": GradientDescent, "RetainSeen": RetainSeen}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a continuum memory (arXiv 2512.24695, Def. 2-3 and Eq. 71).
+
+    period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
+    lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
+    rule: `GradientDescent()` or `RetainSeen(damping, forgetting)`.
+    reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; a number in (0, 1)
+        is a decay towards the initial state at every update.
+    """
+
+    period: int
+    lr: float = 0.0
+    rule: GradientDescent | RetainSeen = GradientDescent()
+    reset: str | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError(f"period={self.period} must be at least 1 token")
+        if not self.lr >= 0:
+            raise ValueError(f"lr={self.lr} must be 0 (never moves) or above")
+        if not isinstance(self.rule, tuple(RULES.values())):
+            raise ValueError(f"rule={self.rule!r} does not move a level; choose {' or '.join(RULES)}")
+        if getattr(self.rule, "momentum", False):
+            raise ValueError(f"rule={self.rule!r}: a level takes plain steps; use GradientDescent() without momentum")
+        valid_number = isinstance(self.reset, float) and 0 < self.reset < 1
+        if not (self.reset is None or self.reset == "context" or valid_number):
+            raise ValueError(f"reset={self.reset!r} is unknown; choose None, 'context' or a decay between 0 and 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for a configuration file."""
+        rule = {"name": type(self.rule).__name__, **dataclasses.asdict(self.rule)}
+        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Level:
+        """The inverse of `to_dict`; unknown keys and rules raise ValueError."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(data) - known:
+            raise ValueError(f"unknown key {sorted(unknown)} of a level; allowed are {sorted(known)}")
+        data = dict(data)
+        if isinstance(data.get("rule"), dict):
+            rule = dict(data["rule"])
+            name = rule.pop("name", None)
+            if name not in RULES:
+                raise ValueError(f"unknown rule {name!r} of a level; choose {' or '.join(RULES)}")
+            try:
+                data["rule"] = RULES[name](**rule)
+            except TypeError as error:
+                raise ValueError(f"rule {name} of a level: {error}") from None
+        return cls(**data)
+
+
+def as_levels(levels: Sequence[Level | dict[str, Any]]) -> list[Level]:
+    """Levels from objects or plain data, checked as a whole: sorted by period, each a multiple of the fastest."""
+    out = [level if isinstance(level, Level) else Level.from_dict(level) for level in levels]
+    for faster, slower in zip(out, out[1:], strict=False):
+        if slower.period < faster.period:
+            raise ValueError(f"levels must go from fast to slow; period {slower.period} stands after {faster.period}")
+    for level in out:
+        if level.period % out[0].period:
+            raise ValueError(f"period {level.period} is not a multiple of the fastest level's period {out[0].period}")
+    return out

@@ -1,0 +1,96 @@
+"""The parameter regime: one set of weights, levels as groups that gather gradients and step at their periods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nestling.levels.fast import LevelState, initial, second_moments, step
+from nestling.levels.level import Level
+from nestling.memory import RetainSeen
+
+
+class LevelOptimizer:
+    """Moves a module's own weights, each level at its period.
+
+    Usage, beside an ordinary optimiser for the weights that no level moves:
+
+        with optimizer.watch(tokens):      # sees the inputs that `RetainSeen` asks for
+            loss = model(...).loss
+        loss.backward()
+        optimizer.step(tokens)             # tokens this backward pass was the mean over
+
+    Args:
+        module: where the weights live. levels: fast to slow. moves: for each level the weights it moves, by name;
+            superposed levels name the same weights, and what they add is folded into them at once.
+
+    Raises:
+        ValueError: a level resets. Without a difference of its own there is nothing to reset: use learning="context".
+    """
+
+    def __init__(self, module: nn.Module, levels: list[Level], moves: list[list[str]]) -> None:
+        for level in levels:
+            if level.reset is not None:
+                raise ValueError(f"reset={level.reset!r} needs learning='context'; in the parameter regime use reset=None")
+        self.module, self.levels = module, levels
+        self.weights: Mapping[str, nn.Parameter] = dict(module.named_parameters())
+        self.state = initial(levels, moves, self.weights, batch=1)
+        asking = [names for level, names in zip(levels, moves, strict=True) if isinstance(level.rule, RetainSeen)]
+        self.watched = sorted({name for names in asking for name in names})
+        self.seen: dict[str, Tensor] = {}
+
+    @property
+    def moved(self) -> set[str]:
+        """Names of the weights that some level moves."""
+        return {name for level in self.state for name in level.weights}
+
+    def watch(self):  # type: ignore[no-untyped-def]
+        """A context in which a forward pass shows its inputs to the levels that retain what was seen."""
+        return _Watch(self)
+
+    @torch.no_grad()
+    def step(self, tokens: int) -> None:
+        """Gather the gradients (of a mean loss over `tokens` tokens), move the levels that are due, clear the gradients."""
+        from nestling.levels.fast import gather
+
+        count = torch.tensor([float(tokens)], dtype=torch.float64)
+        gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
+        before = gather(self.state, gradients, self.seen, count, count if self.seen else torch.zeros(1))
+        after = step(self.levels, before)
+        self.state = tuple(self._fold(state) for state in after)
+        self.seen = {}
+        for name in self.moved:
+            self.weights[name].grad = None
+
+    def _gradient(self, name: str) -> Tensor:
+        gradient = self.weights[name].grad
+        if gradient is None:
+            raise ValueError(f"{name} has no gradient; call backward() before step()")
+        return gradient
+
+    def _fold(self, state: LevelState) -> LevelState:
+        """Add a level's difference to the weight itself, and start again from zero."""
+        from dataclasses import replace
+
+        folded = {}
+        for name, difference in state.weights.items():
+            self.weights[name].add_(difference.value[0].to(self.weights[name].dtype))
+            folded[name] = replace(difference, value=torch.zeros_like(difference.value))
+        return replace(state, weights=folded)
+
+
+class _Watch:
+    def __init__(self, optimizer: LevelOptimizer) -> None:
+        self.optimizer = optimizer
+        self.hooks = second_moments(optimizer.module, optimizer.watched, None)
+
+    def __enter__(self) -> None:
+        self.found = self.hooks.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(None, None, None)
+        for name, moment in self.found.items():
+            moment = moment.sum(0, keepdim=True)
+            self.optimizer.seen[name] = self.optimizer.seen.get(name, 0) + moment

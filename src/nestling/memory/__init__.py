@@ -1,0 +1,23 @@
+"""Associative memories: a network, an objective, a rule and a retention, composed."""
+
+from nestling.memory.associative import AssociativeMemory, MemoryState
+from nestling.memory.network import MLP, Matrix, Network
+from nestling.memory.objective import L2, DotProduct
+from nestling.memory.rule import DeltaGradientDescent, GradientDescent, RetainSeen
+from nestling.memory.target import Given, SelfGenerated, unit
+
+__all__ = [
+    "L2",
+    "MLP",
+    "AssociativeMemory",
+    "DeltaGradientDescent",
+    "DotProduct",
+    "Given",
+    "GradientDescent",
+    "Matrix",
+    "MemoryState",
+    "Network",
+    "RetainSeen",
+    "SelfGenerated",
+    "unit",
+]

@@ -1,0 +1,249 @@
+"""The associative memory: network x objective x rule x retention, learning while it is read.
+
+Surprises are taken at the weights the chunk started from (section 8.2 of the paper), so the chunk size is part of the
+mathematics. Boundaries are at each row's absolute positions 0, C, 2C, ..., whatever the calls that deliver the tokens.
+
+B batch, H heads (one or more dimensions), L length, C chunk, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nestling.memory.network import Network
+from nestling.memory.rule import GradientDescent, Rule
+from nestling.memory.target import Given
+from nestling.ops import ScanState, State, scan
+from nestling.ops.ragged import Piece, check_lengths, join, pieces
+
+
+class Objective(Protocol):
+    """See `nestling.memory.objective`."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor: ...
+
+    def surprise(self, output: Tensor, target: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class MemoryState(State):
+    """What a memory carries between calls.
+
+    weights:  the running weights, each `[B, H, in, out]`.
+    start:    the weights the current chunk started from: where its surprises are taken.
+    momentum: the gathered writes of each weight, or None without momentum.
+    position: `[B]` int64 on the CPU, tokens read.
+    refused:  `[B]` int64, pieces whose update was not finite and was not made.
+    """
+
+    weights: tuple[Tensor, ...]
+    start: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...] | None
+    position: Tensor
+    refused: Tensor
+
+
+class AssociativeMemory(nn.Module):
+    """A memory that maps keys to values and learns them as they pass.
+
+    Args:
+        network: `Matrix`, `MLP`, or any `nn.Module` (`[.., dk] -> [.., dv]`): a module without a closed form runs on
+            the token-loop oracle, slowly, and takes `GradientDescent` only.
+        objective: `DotProduct`, `L2`, or an object with their two methods.
+        rule: `GradientDescent` or `DeltaGradientDescent`, each with or without momentum.
+        chunk_size: tokens whose surprises are taken at the same weights.
+        read: "token" reads the weights just before the token (writes inside the chunk included), "chunk" those at
+            the chunk's start (Eq. 90). With a chunk of 1 they are the same.
+        target: `Given` (the value) or `SelfGenerated` (Eq. 84).
+        detach_writes: no outer gradient flows through the writes: cheap, and only the reads are learnt.
+        backend: "auto", or "reference" for the token loop.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        rule: Rule | None = None,
+        chunk_size: int = 64,
+        read: str = "token",
+        target: Callable[..., Tensor] | None = None,
+        detach_writes: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if read not in ("token", "chunk"):
+            raise ValueError(f"read={read!r} is unknown; choose 'token' or 'chunk'")
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+        if backend not in ("auto", "chunk", "reference"):
+            raise ValueError(f"backend={backend!r} is unknown; choose 'auto', 'chunk' or 'reference'")
+        self.rule: Rule = rule or GradientDescent()
+        if not callable(getattr(self.rule, "factors", None)):
+            raise ValueError(f"{self.rule} writes no tokens; choose GradientDescent() or DeltaGradientDescent()")
+        self.closed = isinstance(network, Network)
+        if not self.closed:
+            if backend == "chunk":
+                raise ValueError(f"{type(network).__name__} has no closed form; use backend='reference' or 'auto'")
+            if not isinstance(self.rule, GradientDescent):
+                raise ValueError(f"{self.rule} needs the input of each weight; with {type(network).__name__} use GradientDescent")
+            backend = "reference"
+        self.network, self.objective, self.target = network, objective, target or Given()
+        self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
+
+    def extra_repr(self) -> str:
+        path = "token-loop oracle" if self.backend == "reference" else "chunk"
+        return f"{self.objective}, {self.rule}, {self.target}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
+
+    def init_state(self, batch_size: int, heads: int | tuple[int, ...] | None = None) -> MemoryState:
+        """The state before the first token: the meta-learned initial weights, one copy a row.
+
+        heads: how many heads share a network that has no heads of its own; its own number otherwise.
+        """
+        own = self.network.heads if isinstance(self.network, Network) else ()
+        wanted = own if heads is None else ((heads,) if isinstance(heads, int) else tuple(heads))
+        if own and wanted != own:
+            raise ValueError(f"heads={wanted} but the network has heads {own} of its own; leave heads out")
+        initial = self.network.weights() if isinstance(self.network, Network) else tuple(self.network.parameters())
+        if not initial:
+            raise ValueError(f"{type(self.network).__name__} has no parameters; a memory needs weights to write")
+        exact = torch.promote_types(initial[0].dtype, torch.float32)
+        weights = tuple(w.to(exact).expand(batch_size, *wanted, *w.shape[len(own) :]) for w in initial)
+        momentum = tuple(torch.zeros_like(w) for w in weights) if self.rule.momentum else None
+        counters = torch.zeros(batch_size, dtype=torch.int64)
+        return MemoryState(weights, weights, momentum, counters, counters.to(initial[0].device))
+
+    def forward(
+        self,
+        q: Tensor | None,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        alpha: Tensor | None = None,
+        state: MemoryState | None = None,
+        theta: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor | None, MemoryState]:
+        """Read with `q`, learn `k -> v`.
+
+        Args:
+            q, k: `[B, H, L, dk]`; `q=None` learns without reading. v: `[B, H, L, dv]`.
+            eta: `[B, H, L]`, learning rate, >= 0. alpha: `[B, H, L]` in [0, 1], retention (None: 1).
+            theta: `[B, H, L]` in [0, 1], momentum; exactly when the rule has momentum.
+            state: from `init_state` or an earlier call (None: the initial one).
+            lengths: `[B]` int64 on the CPU, the real tokens of each row (None: all). Padding changes nothing.
+
+        Returns:
+            `y [B, H, L, dv]` (None without q; zero at padding) and the new state.
+
+        Raises:
+            ValueError: theta and the rule disagree, or a shape does not fit.
+        """
+        if (theta is not None) != self.rule.momentum:
+            have = "without" if theta is None else "with"
+            raise ValueError(f"{self.rule} was called {have} theta; pass theta exactly when momentum=True")
+        if k.dim() < 4 or v.shape[-2] != k.shape[-2] or eta.shape[-1] != k.shape[-2]:
+            found = f"k {tuple(k.shape)}, v {tuple(v.shape)}, eta {tuple(eta.shape)}"
+            raise ValueError(f"expected k, v [B, H, L, d] and eta [B, H, L]; got {found}")
+        batch, length = k.shape[0], k.shape[-2]
+        check_lengths(lengths, batch, length)
+        if state is None:
+            heads = None if isinstance(self.network, Network) and self.network.heads else tuple(v.shape[1:-2])
+            state = self.init_state(batch, heads)
+        run = self._closed if self.backend != "reference" else self._oracle
+        outputs = []
+        with torch.autocast(k.device.type, enabled=False):
+            exact = state.weights[0].dtype
+            q, k, v, eta, alpha, theta = (None if x is None else x.to(exact) for x in (q, k, v, eta, alpha, theta))
+            cut = pieces(state.position, lengths, length, self.chunk_size)
+            for piece in cut:
+                tokens = [None if x is None else piece.take(x, x.dim() - 2) for x in (q, k, v)]
+                gates = [None if x is None else piece.take(x, x.dim() - 1) for x in (eta, alpha, theta)]
+                y, moved = run(*tokens, *gates, state, piece.mask(k.device))
+                y, state = self._accept(y, moved, state, piece)
+                outputs.append(y)
+        return (None if q is None else join(outputs, cut, length, dim=q.dim() - 2)), state
+
+    def step(
+        self,
+        q: Tensor | None,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        alpha: Tensor | None = None,
+        state: MemoryState | None = None,
+        theta: Tensor | None = None,
+    ) -> tuple[Tensor | None, MemoryState]:
+        """One token: as `forward` without the dimension L (`q, k, v [B, H, d]`, `eta, alpha, theta [B, H]`)."""
+        tokens = [None if x is None else x.unsqueeze(-2) for x in (q, k, v)]
+        gates = [None if x is None else x.unsqueeze(-1) for x in (eta, alpha)]
+        y, state = self(*tokens, *gates, state, None if theta is None else theta.unsqueeze(-1))
+        return (None if y is None else y.squeeze(-2)), state
+
+    def _closed(self, q, k, v, eta, alpha, theta, state: MemoryState, mask):  # type: ignore[no-untyped-def]
+        """One piece of a chunk: the local backward pass at the chunk's start, then one scan a weight."""
+        assert isinstance(self.network, Network)
+        network, momentum = self.network, state.momentum or (None,) * len(state.weights)
+        target = self.target(network, state.start, v)
+        if self.detach_writes:
+            k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
+        after: list[ScanState | None] = [None] * len(state.weights)
+        writes = network.writes(k, state.start, lambda output: self.objective.surprise(output, target))
+
+        def product(i: int, x: Tensor | None) -> Tensor | None:
+            """`x_t W_i` for the running weight, which the scan moves on."""
+            write = writes[i]
+            eps, step = self.rule.factors(eta, write.input)
+            u = -step[..., None] * write.surprise
+            y, after[i] = scan(
+                x, write.input, u, alpha, eps, theta, mask, ScanState(state.weights[i], momentum[i]),
+                read=None if x is None else "exclusive", chunk_size=self.chunk_size,
+            )  # fmt: skip
+            return y
+
+        y = None
+        if q is not None and self.read == "token":
+            y = network(q, [lambda x, i=i: product(i, x) for i in range(len(writes))])
+        else:
+            y = None if q is None else network.read(q, state.start)
+            for i in range(len(writes)):
+                product(i, None)
+        return y, tuple(after)
+
+    def _oracle(self, *arguments):  # type: ignore[no-untyped-def]
+        from nestling.memory.reference import token_loop
+
+        return token_loop(self, *arguments)
+
+    def _accept(
+        self, y: Tensor | None, moved: tuple[ScanState, ...], state: MemoryState, piece: Piece
+    ) -> tuple[Tensor | None, MemoryState]:
+        """Take an update that is finite; refuse and count one that is not, row by row. At a boundary a chunk ends."""
+        new = tuple(m.memory for m in moved)
+        momentum = None if state.momentum is None else tuple(m.momentum for m in moved)
+        finite = torch.stack([w.detach().flatten(1).sum(1) for w in new + (momentum or ())]).sum(0).isfinite()
+        position = state.position + piece.count
+        done = (position % self.chunk_size == 0) & (piece.count > 0)
+        keep = _rows(finite)
+        weights = tuple(torch.where(keep(w), w, old) for w, old in zip(new, state.weights, strict=True))
+        if momentum is not None and state.momentum is not None:
+            momentum = tuple(torch.where(keep(s), s, old) for s, old in zip(momentum, state.momentum, strict=True))
+        if bool(done.all()):
+            start = weights
+        elif bool(done.any()):
+            ended = _rows(done.to(finite.device))
+            start = tuple(torch.where(ended(w), w, old) for w, old in zip(weights, state.start, strict=True))
+        else:
+            start = state.start
+        refused = state.refused + (~finite).long()
+        y = None if y is None else torch.where(keep(y), y, 0.0)
+        return y, MemoryState(weights, start, momentum, position, refused)
+
+
+def _rows(flags: Tensor) -> Callable[[Tensor], Tensor]:
+    """`flags [B]` shaped to select rows of a tensor."""
+    return lambda x: flags.view(-1, *[1] * (x.dim() - 1))

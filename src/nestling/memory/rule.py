@@ -1,0 +1,83 @@
+"""How a memory moves: a rule turns a learning rate and a weight's input into an erasure and a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Rule(Protocol):
+    """A learning rule of a memory that is written token by token."""
+
+    momentum: bool
+
+    def factors(self, eta: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`eps` (None: nothing is erased) and the step on the surprise, `[.., L]`, for `eta [.., L]`, `x [.., L, in]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """`W <- alpha W - eta x^T delta`. With `momentum`, the writes gather in `S` and decay by `theta`."""
+
+    momentum: bool = False
+
+    def factors(self, eta: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        return None, eta
+
+
+@dataclass(frozen=True)
+class DeltaGradientDescent:
+    """Delta gradient descent (Eq. 57, 88): a step that also erases what the weight holds in the direction of its input.
+
+    exact: the proximal step `beta = eta / (1 + eta |x|^2)` (Eq. 56 solved without approximation, Appendix C), whose
+        erasure is a contraction for every `eta >= 0`. False is the printed form, `beta = eta`, which is not.
+    """
+
+    exact: bool = True
+    momentum: bool = False
+
+    def factors(self, eta: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        step = eta / (1 + eta * x.square().sum(-1)) if self.exact else eta.expand(x.shape[:-1])
+        return step, step
+
+
+@dataclass(frozen=True)
+class RetainSeen:
+    """Retention over what was seen: a step that changes least what the weight did with its past inputs.
+
+    The instance of generalised gradient descent (Def. 5) whose retention is `1/2 tr(dW A dW^T)`, with
+    `A = a I + E[x x^T]` over the inputs the weight has seen, scaled to unit mean square. The step becomes `a G A^-1`:
+    whole in directions never used, small in well-trodden ones. Relatives: recursive least squares, OWM
+    (Zeng et al. 2019), K-FAC's input factor, online Laplace (Ritter et al. 2018).
+
+    It is a rule of levels (`nestling.Level`), which gather a gradient over many tokens before they move.
+
+    damping: `a > 0`. Large is plastic (plain descent in the limit), small is persistent.
+    forgetting: in (0, 1], the factor on what was seen at each update of the level; 1 never forgets.
+    """
+
+    damping: float = 1e-2
+    forgetting: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise ValueError(f"damping={self.damping} must be above 0: it is the least curvature of any direction")
+        if not 0 < self.forgetting <= 1:
+            raise ValueError(f"forgetting={self.forgetting} must be in (0, 1]; 1.0 never forgets")
+
+    def direction(self, gradient: Tensor, seen: Tensor, count: Tensor) -> Tensor:
+        """`a G A^-1`, `[.., out, in]`.
+
+        gradient: `[.., out, in]`. seen: `[.., in, in]`, the sum of `x x^T`; count: `[..]`, its number of tokens.
+        Where nothing was seen yet the gradient comes back unchanged.
+        """
+        width = seen.shape[-1]
+        mean = seen / count.clamp_min(1.0)[..., None, None]
+        scale = mean.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        unit = mean / scale.clamp_min(torch.finfo(seen.dtype).tiny)
+        system = unit + self.damping * torch.eye(width, dtype=seen.dtype, device=seen.device)
+        return self.damping * torch.linalg.solve(system, gradient.mT).mT

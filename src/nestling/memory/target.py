@@ -1,0 +1,32 @@
+"""Where a memory's target comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from nestling.memory.network import Network
+
+
+def unit(x: Tensor) -> Tensor:
+    """`x` at Euclidean norm 1 over its last dimension (smaller near zero, where a direction means nothing)."""
+    return F.normalize(x, dim=-1, eps=1e-6)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The target is the value."""
+
+    def __call__(self, network: Network, weights: Sequence[Tensor], v: Tensor) -> Tensor:
+        return v
+
+
+@dataclass(frozen=True)
+class SelfGenerated:
+    """The memory proposes its own target from the value (Eq. 84), at unit norm: unnormalised, the loop explodes."""
+
+    def __call__(self, network: Network, weights: Sequence[Tensor], v: Tensor) -> Tensor:
+        return unit(network.read(v, weights))

@@ -1,0 +1,89 @@
+"""The configuration of Hope, Hope-Attention and Transformer++: one block, three settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from nestling.levels import Level, as_levels
+
+MIXERS = ("self_modifying_titans", "attention")
+LEARNING = ("context", "parameter", "off")
+LEARNT = ("mlp", "all")
+
+
+@strict
+class HopeConfig(PreTrainedConfig):
+    """Configuration of `HopeForCausalLM`.
+
+    mixer: "self_modifying_titans" (Hope) or "attention" (Hope-Attention; with `levels=[]` a Transformer++).
+    levels: `nestling.Level`s from fast to slow (or their plain data); `[]` is the plain MLP.
+    variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
+    learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
+        `nestling.levels.LevelOptimizer`; "off" - nothing moves.
+    learnt: which weights superposed levels move: "mlp", the continuum memory's; or "all", every linear map of a block.
+    intermediate_size: hidden width of the MLP (over its whole chain); None is 8/3 of hidden_size, rounded to 8 a part.
+    sliding_window: how many tokens attention sees, itself included; None is all.
+    memory_hidden: hidden width of each memory of self-modifying Titans, per head; None is the head width.
+    chunk_size, projection_chunk_size, memory_read: see `nestling.layers.SelfModifyingTitans`.
+    memory_momentum: whether its memories have momentum.
+
+    Unknown keys raise a ValueError.
+    """
+
+    model_type = "nestling_hope"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - the shape transformers asks for
+
+    vocab_size: int = 384
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int | None = None
+    mixer: str = "self_modifying_titans"
+    levels: list | tuple | None = None
+    variant: str = "sequential"
+    learning: str = "context"
+    learnt: str = "mlp"
+    sliding_window: int | None = None
+    rope_theta: float = 10_000.0
+    memory_hidden: int | None = None
+    chunk_size: int = 64
+    projection_chunk_size: int | None = None
+    memory_read: str = "token"
+    memory_momentum: bool = False
+    initializer_range: float = 0.02
+    max_position_embeddings: int = 1_000_000
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        known = {"attn_implementation", "torch_dtype", "name_or_path", "_commit_hash", "transformers_version", "model_type"}
+        if unknown := {key for key in kwargs if key not in known and not key.startswith("_")}:
+            allowed = sorted(name for name in HopeConfig.__annotations__)
+            raise ValueError(f"unknown configuration key {sorted(unknown)}; HopeConfig knows {', '.join(allowed)}")
+        levels = as_levels(self.levels or [])
+        self.levels = [level.to_dict() for level in levels]
+        if self.intermediate_size is None:
+            parts = len(levels) if self.variant == "sequential" and levels else 1
+            self.intermediate_size = max(8, round(self.hidden_size * 8 / 3 / parts / 8) * 8) * parts
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Checked on construction: every choice is one that exists."""
+        for name, allowed in (("mixer", MIXERS), ("learning", LEARNING), ("learnt", LEARNT)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")
+        if self.hidden_size % self.num_attention_heads:
+            given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
+            raise ValueError(f"{given}: the width must be a multiple of the heads")
+        if self.learnt == "all" and self.levels and self.variant != "superposed":
+            raise ValueError("learnt='all' moves weights outside the chain of MLPs; it needs variant='superposed'")
+
+    def level_objects(self) -> list[Level]:
+        """The levels as `nestling.Level`s."""
+        return as_levels(self.levels or [])

@@ -1,0 +1,173 @@
+"""Reading with fast weights that learn: the context regime of the continuum memory (arXiv 2512.24695, Eq. 71).
+
+A sequence is read in segments of the fastest level's period P. The prediction of the token at a boundary is still
+made by the old weights and counts in their loss; then, before that token is read, the levels move:
+
+    segment s reads tokens  sP .. sP+P-1   and is judged on  sP+1 .. sP+P   (the stream is its own label)
+
+The inner gradient goes through the whole network within a segment, and stops at the segment's start. To the outer
+gradient an update is a constant (first order): it reaches the initial weights through every segment they serve in.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from nestling.levels import FastWeights, effective, gather, initial, second_moments, step
+from nestling.models.cache import HopeCache, Segment, Session
+from nestling.ops.ragged import Piece, join, pieces
+from nestling.ops.state import tree_map
+
+if TYPE_CHECKING:
+    from nestling.models.hope import HopeForCausalLM
+
+
+def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: HopeCache) -> Tensor:
+    """Hidden states `[B, L, D]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
+
+    lengths: `[B]` int64 on the CPU, the real tokens of each row, None for all.
+    """
+    batch, length = ids.shape
+    period = model.levels[0].period
+    session = cache.session or start_session(model, batch)
+    if session.segment is None:
+        raise ValueError("this cache was begun with learning='off'; begin a new one to learn")
+    if cache.memory is None:
+        cache.memory = initial(model.levels, model.moves, model.stack_weights(), batch)
+    outputs = []
+    cut = pieces(session.segment.count % period, lengths, length, period)
+    for piece in cut:
+        tokens = piece.take(ids)
+        session = _learn_full(model, session, cache, tokens[:, 0], piece.count > 0)
+        after = int(piece.start[0]) + piece.width
+        if piece.uniform and piece.width == period and after < length:
+            labels = ids[:, after - period + 1 : after + 1]
+            hidden, mixers = _read_and_learn(model, tokens, labels, session.mixers, cache)
+            session = Session(mixers, _empty_segment(session.segment, mixers))
+        else:
+            hidden, session = _read_on(model, tokens, piece, session, cache)
+        outputs.append(hidden)
+    cache.session = session
+    return join(outputs, cut, length)
+
+
+def start_session(model: HopeForCausalLM, batch: int) -> Session:
+    """Nothing read yet."""
+    mixers = model.model.stack.init_state(batch)
+    period = model.levels[0].period
+    tokens = torch.zeros(batch, period, dtype=torch.int64, device=model.device)
+    return Session(mixers, Segment(tokens, torch.zeros(batch, dtype=torch.int64), mixers))
+
+
+def _empty_segment(segment: Segment, mixers: tuple) -> Segment:  # type: ignore[type-arg]
+    return Segment(segment.tokens, torch.zeros_like(segment.count), mixers)
+
+
+def flush(model: HopeForCausalLM, cache: HopeCache) -> None:
+    """Learn from the unfinished segment, whose last token has no label: a context ends and nothing read is lost."""
+    if cache.session is None or cache.session.segment is None:
+        return
+    segment = cache.session.segment
+    cache.memory = _learn(model, segment, None, segment.count > 1, cache.memory)
+    mixers = cache.session.mixers
+    cache.session = Session(mixers, _empty_segment(segment, mixers))
+
+
+def _read_on(model: HopeForCausalLM, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache) -> tuple:  # type: ignore[type-arg]
+    """Read a stretch inside a segment and remember its tokens."""
+    assert session.segment is not None and cache.memory is not None
+    lengths = None if piece.mask(tokens.device) is None else piece.count
+    weights = effective(cache.memory, model.stack_weights())
+    hidden, mixers = functional_call(model.model.stack, weights, (model.embed(tokens), session.mixers, lengths))
+    segment = session.segment
+    places = segment.count[:, None] + torch.arange(piece.width)
+    real = torch.arange(piece.width) < piece.count[:, None]
+    spare = segment.tokens.shape[1]  # one more column takes the padding
+    places = torch.where(real, places, spare).to(tokens.device)
+    kept = F.pad(segment.tokens, (0, 1)).scatter(1, places, tokens)[:, :-1]
+    return hidden, Session(mixers, Segment(kept, segment.count + piece.count, segment.mixers))
+
+
+def _read_and_learn(model: HopeForCausalLM, tokens: Tensor, labels: Tensor, mixers: tuple, cache: HopeCache) -> tuple:  # type: ignore[type-arg]
+    """Read a whole segment, all of whose labels are here, and move the levels: one pass forward, one back."""
+    assert cache.memory is not None
+    outer = torch.is_grad_enabled()
+    hidden, mixers, cache.memory = _pass(model, tokens, labels, None, None, mixers, cache.memory, outer)
+    return hidden, mixers
+
+
+def _learn_full(model: HopeForCausalLM, session: Session, cache: HopeCache, label: Tensor, coming: Tensor) -> Session:
+    """In rows whose segment is full and whose next token is here: learn the segment, and begin a new one."""
+    segment = session.segment
+    assert segment is not None
+    rows = (segment.count == segment.tokens.shape[1]) & coming
+    if not bool(rows.any()):
+        return session
+    cache.memory = _learn(model, segment, label, rows, cache.memory)
+    if bool(rows.all()):
+        return Session(session.mixers, _empty_segment(segment, session.mixers))
+    starts = tuple(now.where(rows, old) for now, old in zip(session.mixers, segment.mixers, strict=True))
+    return Session(session.mixers, Segment(segment.tokens, torch.where(rows, 0, segment.count), starts))
+
+
+def _learn(
+    model: HopeForCausalLM, segment: Segment, label: Tensor | None, rows: Tensor, memory: FastWeights | None
+) -> FastWeights | None:
+    """Read a remembered segment again, from where it started, for its gradient. Only `rows [B]` learn."""
+    if memory is None or not bool(rows.any()):
+        return memory
+    count = segment.count if label is not None else (segment.count - 1).clamp_min(0)  # inputs that have a label
+    count = torch.where(rows, count, 0)
+    width = int(count.max())
+    tokens = segment.tokens[:, :width]
+    last = label[:, None] if label is not None else segment.tokens[:, :1]
+    following = torch.cat([segment.tokens, last], dim=1)[:, 1 : width + 1]
+    if label is not None:  # the label follows the last token of the row, wherever that is
+        following = following.scatter(1, (count - 1).clamp_min(0)[:, None].to(tokens.device), last)
+    mixers = tree_map(Tensor.detach, segment.mixers)
+    return _pass(model, tokens, following, count, rows, mixers, memory, outer=False)[2]
+
+
+def _pass(
+    model: HopeForCausalLM,
+    tokens: Tensor,
+    labels: Tensor,
+    count: Tensor | None,
+    rows: Tensor | None,
+    mixers: tuple,  # type: ignore[type-arg]
+    memory: FastWeights,
+    outer: bool,
+) -> tuple[Tensor, tuple, FastWeights]:  # type: ignore[type-arg]
+    """Forward over a segment, gradient of its loss at every moved weight, one tick of the levels."""
+    mask = None if count is None else (torch.arange(tokens.shape[1]) < count[:, None]).to(tokens.device)
+    with _gradients(outer):
+        weights = effective(memory, model.stack_weights())
+        if not outer:
+            weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
+        with second_moments(model.model.stack, model.watched, mask) as seen:
+            lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
+            hidden, after = functional_call(model.model.stack, weights, (model.embed(tokens), mixers, lengths))
+        logits = model.lm_head(hidden)
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        losses = F.cross_entropy(logits.mT.to(exact), labels, reduction="none")
+        losses = losses if mask is None else losses.masked_fill(~mask, 0.0)
+        found = torch.autograd.grad(losses.sum(), list(weights.values()), retain_graph=outer, allow_unused=True)
+    tokens_read = torch.full((tokens.shape[0],), tokens.shape[1]) if count is None else count
+    gradients = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), found, strict=True)}
+    if not outer:
+        hidden, after = hidden.detach(), tree_map(Tensor.detach, after)
+    with torch.no_grad():
+        counted = tokens_read.to(tokens.device)
+        memory = step(model.levels, gather(memory, gradients, seen, counted, counted))
+    return hidden, after, memory
+
+
+def _gradients(outer: bool):  # type: ignore[no-untyped-def]
+    """The inner gradient is wanted where the caller asked for none, too."""
+    return nullcontext() if outer else torch.enable_grad()

@@ -1,0 +1,71 @@
+"""States are data: trees of tensors whose first dimension is the batch row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+def tree_map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
+    """Apply `function` to every tensor of a tree of dataclasses, tuples, dicts and None; `others` have its shape."""
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    if isinstance(tree, State):
+        fields = [field.name for field in dataclasses.fields(tree)]
+        values = {f: tree_map(function, getattr(tree, f), *(getattr(o, f) for o in others)) for f in fields}
+        return dataclasses.replace(tree, **values)
+    if isinstance(tree, tuple):
+        return tuple(tree_map(function, item, *(o[i] for o in others)) for i, item in enumerate(tree))
+    if isinstance(tree, dict):
+        return {key: tree_map(function, item, *(o[key] for o in others)) for key, item in tree.items()}
+    raise TypeError(f"a state holds tensors, tuples, dicts, states and None, not {type(tree).__name__}")
+
+
+def named_tensors(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a state under a dotted name, for files and for tests."""
+    if tree is None:
+        return {}
+    if isinstance(tree, Tensor):
+        return {prefix: tree}
+    if isinstance(tree, State):
+        items = [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
+    elif isinstance(tree, dict):
+        items = list(tree.items())
+    else:
+        items = [(str(i), item) for i, item in enumerate(tree)]
+    return {n: t for key, item in items for n, t in named_tensors(item, f"{prefix}/{key}" if prefix else key).items()}
+
+
+def with_tensors(tree: Any, tensors: dict[str, Tensor], prefix: str = "") -> Any:
+    """The state `tree` with its tensors taken from `tensors` (the inverse of `named_tensors`)."""
+    names = iter(named_tensors(tree, prefix))
+    return tree_map(lambda old: tensors[next(names)].to(old.device), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Base of every state. Frozen: an update makes a new state, so an old one can be kept by keeping its name."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return tree_map(function, self)
+
+    def select(self, rows: Tensor) -> Self:
+        """Rows in a new order (beam search), repeated or dropped; `rows` int64."""
+        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
+
+    def where(self, rows: Tensor, other: Self) -> Self:
+        """Rows that are True in `rows [B]` from this state, the others from `other`."""
+
+        def choose(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(rows.to(mine.device).view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
+
+        return tree_map(choose, self, other)
+
+    def detach(self) -> Self:
+        return self.map(Tensor.detach)
