@@ -62,8 +62,8 @@ $(TEST_STAMP):
 	  echo "Creating .venv with $$("$$found" --version) ($$found)."; \
 	  "$$found" -m venv .venv || { echo "If a broken .venv is in the way: rm -rf .venv, and run make again." >&2; exit 1; }; \
 	fi
-	@$(BIN)/python -c "$(SUITABLE)" || \
-	  { echo ".venv runs $$($(BIN)/python --version), and 3.11 or 3.12 is needed: rm -rf .venv, and run make again." >&2; exit 1; }
+	@$(BIN)/python -c "$(SUITABLE)" 2>/dev/null || \
+	  { echo "The python in .venv is not a working 3.11 or 3.12: rm -rf .venv, and run make again." >&2; exit 1; }
 	@echo "Installing torch, then nestling and its test tools, into .venv (once; a minute or two)."
 	@# torch first and alone: a pinned version is the CPU build where a range would pull gigabytes
 	@$(INSTALL) "$$(grep '^torch==' constraints.txt)"

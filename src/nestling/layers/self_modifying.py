@@ -19,7 +19,7 @@ from nestling.memory import L2, MLP, AssociativeMemory, DeltaGradientDescent, Me
 from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
 from nestling.ops import State
-from nestling.ops.ragged import Piece, check_lengths, join, pieces
+from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
 
 KEY, VALUE, RATE, DECAY = range(4)  # the memories of `projections`
 
@@ -113,8 +113,7 @@ class SelfModifyingTitans(nn.Module):
         theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT  # [B, H, L]
         x, outputs = self._split(x), []
         cut = pieces(state.memory.position, lengths, length, self.period)
-        for piece in cut:
-            parts = [None if t is None else piece.take(t, dim=2) for t in (q, x, theta)]
+        for piece, *parts in zip(cut, *(split(t, cut, dim=2) for t in (q, x, theta)), strict=True):
             y, state = self._piece(*parts, state, piece)
             outputs.append(y)
         y = self.norm(join(outputs, cut, length, dim=2).to(self.out.weight.dtype))

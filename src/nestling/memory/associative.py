@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from nestling.memory.network import Network
 from nestling.memory.rule import GradientDescent, Rule
 from nestling.memory.target import Given
-from nestling.ops import ScanState, State, scan
-from nestling.ops.ragged import Piece, check_lengths, join, pieces
+from nestling.ops import ScanState, State
+from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
+from nestling.ops.scan.chunk import Decay, chunk_step, neutral
 
 
 class Objective(Protocol):
@@ -160,10 +161,9 @@ class AssociativeMemory(nn.Module):
             exact = state.weights[0].dtype
             q, k, v, eta, alpha, theta = (None if x is None else x.to(exact) for x in (q, k, v, eta, alpha, theta))
             cut = pieces(state.position, lengths, length, self.chunk_size)
-            for piece in cut:
-                tokens = [None if x is None else piece.take(x, x.dim() - 2) for x in (q, k, v)]
-                gates = [None if x is None else piece.take(x, x.dim() - 1) for x in (eta, alpha, theta)]
-                y, moved = run(*tokens, *gates, state, piece.mask(k.device))
+            tokens = [split(x, cut, dim=k.dim() - 2) for x in (q, k, v, eta, alpha, theta)]
+            for piece, *parts in zip(cut, *tokens, strict=True):
+                y, moved = run(*parts, state, piece.mask(k.device))
                 y, state = self._accept(y, moved, state, piece)
                 outputs.append(y)
         return (None if q is None else join(outputs, cut, length, dim=q.dim() - 2)), state
@@ -191,18 +191,20 @@ class AssociativeMemory(nn.Module):
         target = self.target(network, state.start, v)
         if self.detach_writes:
             k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
+        if alpha is None:
+            alpha = torch.ones_like(k[..., 0])
+        if mask is not None:
+            _, alpha, eta, theta = neutral(mask, k, alpha, eta, theta)  # a rate of 0 writes and erases nothing
+        decay = Decay.of(alpha, theta, mask)
         after: list[ScanState | None] = [None] * len(state.weights)
         writes = network.writes(k, state.start, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
             """`x_t W_i` for the running weight, which the scan moves on."""
-            write = writes[i]
-            eps, step = self.rule.factors(eta, write.input)
-            u = -step[..., None] * write.surprise
-            y, after[i] = scan(
-                x, write.input, u, alpha, eps, theta, mask, ScanState(state.weights[i], momentum[i]),
-                read=None if x is None else "exclusive", chunk_size=self.chunk_size,
-            )  # fmt: skip
+            x_in, surprise = writes[i]
+            eps, step = self.rule.factors(eta, x_in)
+            start = ScanState(state.weights[i], momentum[i])
+            y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive")
             return y
 
         y = None
@@ -228,10 +230,12 @@ class AssociativeMemory(nn.Module):
         finite = torch.stack([w.detach().flatten(1).sum(1) for w in new + (momentum or ())]).sum(0).isfinite()
         position = state.position + piece.count
         done = (position % self.chunk_size == 0) & (piece.count > 0)
-        keep = _rows(finite)
-        weights = tuple(torch.where(keep(w), w, old) for w, old in zip(new, state.weights, strict=True))
-        if momentum is not None and state.momentum is not None:
-            momentum = tuple(torch.where(keep(s), s, old) for s, old in zip(momentum, state.momentum, strict=True))
+        weights, keep = new, _rows(finite)
+        if finite.device.type != "cpu" or not bool(finite.all()):  # asking is free on a CPU, and makes a GPU wait
+            weights = tuple(torch.where(keep(w), w, old) for w, old in zip(new, state.weights, strict=True))
+            if momentum is not None and state.momentum is not None:
+                momentum = tuple(torch.where(keep(s), s, old) for s, old in zip(momentum, state.momentum, strict=True))
+            y = None if y is None else torch.where(keep(y), y, 0.0)
         if bool(done.all()):
             start = weights
         elif bool(done.any()):
@@ -240,7 +244,6 @@ class AssociativeMemory(nn.Module):
         else:
             start = state.start
         refused = state.refused + (~finite).long()
-        y = None if y is None else torch.where(keep(y), y, 0.0)
         return y, MemoryState(weights, start, momentum, position, refused)
 
 

@@ -65,6 +65,15 @@ def pieces(position: Tensor, lengths: Tensor | None, length: int, period: int) -
     return cut
 
 
+def split(x: Tensor | None, cut: list[Piece], dim: int = 1) -> list[Tensor] | list[None]:
+    """Every piece of `x` (None for each if x is None). One split, whose backward pass is one concatenation."""
+    if x is None:
+        return [None] * len(cut)
+    if cut[0].uniform:
+        return list(x.split([piece.width for piece in cut], dim))
+    return [piece.take(x, dim) for piece in cut]
+
+
 def join(parts: list[Tensor], cut: list[Piece], length: int, dim: int = 1) -> Tensor:
     """Put the pieces' outputs back in their places; padding reads zero."""
     if cut[0].uniform:
