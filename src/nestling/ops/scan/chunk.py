@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nestling.ops.scan.state import ScanState
-from nestling.ops.triangular import inverse_unit_lower
+from nestling.ops.triangular import solve_unit_lower
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def chunk_step(
 def _corrected(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor) -> Tensor:
     """`w_t = u_t - eps_t k_t M_{t-1}` without momentum, where `M_{t-1}` holds the `w` before: one triangular system."""
     system = eps[..., :, None] * before.old * (k @ k.mT)
-    return inverse_unit_lower(system) @ (u - eps[..., :, None] * _start(k, before, memory, None))
+    return solve_unit_lower(system, u - eps[..., :, None] * _start(k, before, memory, None))
 
 
 def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor, momentum: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor, 
     gram = k @ k.mT
     found = _start(k, before, memory, momentum) + (gram * before.write) @ u
     system = eps[..., :, None] * before.old * gram
-    return inverse_unit_lower(system) @ (eps[..., :, None] * found)
+    return solve_unit_lower(system, eps[..., :, None] * found)
 
 
 def _start(x: Tensor, weights: Weights, memory: Tensor, momentum: Tensor | None) -> Tensor:
