@@ -80,7 +80,7 @@ class SelfModifyingTitans(nn.Module):
         width = dim // heads
         hidden = hidden or width
         self.heads = heads
-        self.conv = CausalConv(dim)
+        self.conv = CausalConv(dim, filters=5)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
         shared = {"objective": objective or L2(), "rule": rule, "target": SelfGenerated(), "backend": backend}
@@ -108,12 +108,14 @@ class SelfModifyingTitans(nn.Module):
         batch, length, _ = x.shape
         check_lengths(lengths, batch, length)
         state = state or self.init_state(batch)
-        x, tail = self.conv(x, state.tail, lengths)
-        q = unit(self._split(self.query(x)))
         theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT  # [B, H, L]
-        x, outputs = self._split(x), []
+        x, tail = self.conv(x, state.tail, lengths)
+        x = F.silu(x)  # [B, 5, L, D]: what the query and the four projections look at
+        q = unit(self._split(self.query(x[:, 4])))
+        x, outputs = unit(self._split(x[:, :4])), []  # [B, 4, H, L, d]
         cut = pieces(state.memory.position, lengths, length, self.period)
-        for piece, *parts in zip(cut, *(split(t, cut, dim=2) for t in (q, x, theta)), strict=True):
+        parts = (split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2))
+        for piece, *parts in zip(cut, *parts, strict=True):
             y, state = self._piece(*parts, state, piece)
             outputs.append(y)
         y = self.norm(join(outputs, cut, length, dim=2).to(self.out.weight.dtype))
@@ -123,11 +125,11 @@ class SelfModifyingTitans(nn.Module):
     def _piece(
         self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, piece: Piece
     ) -> tuple[Tensor, SelfModifyingState]:
-        """Tokens within one chunk of the projections: `q, x [B, H, n, d]`, `theta [B, H, n]`."""
+        """Tokens within one chunk of the projections: `q [B, H, n, d]`, `x [B, 4, H, n, d]`, `theta [B, H, n]`."""
         lengths = None if piece.mask(x.device) is None else piece.count
         with torch.autocast(x.device.type, enabled=False):
             start = state.projections.start
-            read = self.projections.network.read(x.to(start[0].dtype)[:, None], start)  # [B, 4, H, n, d]
+            read = self.projections.network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
             k, v = unit(read[:, KEY]), unit(read[:, VALUE])
             eta, alpha = self.gates(read[:, RATE], read[:, DECAY])
         y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, lengths)
@@ -136,15 +138,15 @@ class SelfModifyingTitans(nn.Module):
         return y, SelfModifyingState(state.tail, projections, memory)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
 
 
 class Gates(nn.Module):
     """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
 
     eta = softplus(w . M_eta(x) + b) > 0 and alpha = exp(-softplus(w . M_alpha(x) + b)) in (0, 1). Heads start with
-    memories of different length: retention between `1 - 1/16` and `1 - 1/1024` a token; an alpha near 1/2 would erase
-    a memory within one chunk.
+    memories of different length: a retention strictly between `1 - 1/16` and `1 - 1/1024` a token; an alpha near 1/2
+    would erase a memory within one chunk.
     """
 
     direction: Tensor
@@ -158,10 +160,10 @@ class Gates(nn.Module):
 
     def initial_values(self) -> dict[str, Tensor]:
         """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
-        decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads)
+        decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
         start = torch.stack([torch.full((self.heads,), 0.2), -torch.log1p(-decay)])
         bias = start.expm1().log()  # the inverse of softplus
-        return {"direction": torch.randn(2, self.heads, self.width) * self.width**-0.5, "bias": bias}
+        return {"direction": torch.randn(2, self.heads, self.width), "bias": bias}
 
     def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
         """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""

@@ -84,9 +84,9 @@ class MLP(Network):
             self.register_parameter(name, nn.Parameter(value))
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Fresh parameters: unit gain through each weight."""
-        up = torch.randn(*self.heads, self.dim, self.hidden) * self.dim**-0.5
-        return {"up": up, "down": torch.randn(*self.heads, self.hidden, self.dim) * self.hidden**-0.5}
+        """Fresh parameters, for inputs and outputs of norm 1: hidden units of order 1 each."""
+        up = torch.randn(*self.heads, self.dim, self.hidden)
+        return {"up": up, "down": torch.randn(*self.heads, self.hidden, self.dim) * (self.dim * self.hidden) ** -0.5}
 
     def weights(self) -> tuple[Tensor, ...]:
         return self.up, self.down

@@ -20,7 +20,7 @@ class HopeConfig(PreTrainedConfig):
 
     mixer: "self_modifying_titans" (Hope) or "attention" (Hope-Attention; with `levels=[]` a Transformer++).
     levels: `nestling.Level`s from fast to slow (or their plain data); `[]` is the plain MLP.
-    variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
+    level_variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
     learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
         `nestling.levels.LevelOptimizer`; "off" - nothing moves.
     learnt: which weights superposed levels move: "mlp", the continuum memory's; or "all", every linear map of a block.
@@ -43,7 +43,7 @@ class HopeConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     mixer: str = "self_modifying_titans"
     levels: list | tuple | None = None
-    variant: str = "sequential"
+    level_variant: str = "sequential"
     learning: str = "context"
     learnt: str = "mlp"
     sliding_window: int | None = None
@@ -69,20 +69,21 @@ class HopeConfig(PreTrainedConfig):
         levels = as_levels(self.levels or [])
         self.levels = [level.to_dict() for level in levels]
         if self.intermediate_size is None:
-            parts = len(levels) if self.variant == "sequential" and levels else 1
+            parts = len(levels) if self.level_variant == "sequential" and levels else 1
             self.intermediate_size = max(8, round(self.hidden_size * 8 / 3 / parts / 8) * 8) * parts
+        self._check()
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self) -> None:
-        """Checked on construction: every choice is one that exists."""
+    def _check(self) -> None:
+        """Every choice is one that exists."""
         for name, allowed in (("mixer", MIXERS), ("learning", LEARNING), ("learnt", LEARNT)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")
         if self.hidden_size % self.num_attention_heads:
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"{given}: the width must be a multiple of the heads")
-        if self.learnt == "all" and self.levels and self.variant != "superposed":
-            raise ValueError("learnt='all' moves weights outside the chain of MLPs; it needs variant='superposed'")
+        if self.learnt == "all" and self.levels and self.level_variant != "superposed":
+            raise ValueError("learnt='all' moves weights outside the chain of MLPs; it needs level_variant='superposed'")
 
     def level_objects(self) -> list[Level]:
         """The levels as `nestling.Level`s."""

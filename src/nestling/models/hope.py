@@ -41,7 +41,7 @@ class Stack(nn.Module):
         super().__init__()
         size, levels = config.hidden_size, config.level_objects()
         self.layers = nn.ModuleList(
-            Block(size, make_mixer(config), ContinuumMemory(size, levels, config.variant, config.intermediate_size))
+            Block(size, make_mixer(config), ContinuumMemory(size, levels, config.level_variant, config.intermediate_size))
             for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(size, eps=1e-6)
@@ -193,7 +193,8 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             raise ValueError("learning='context' but the model has no levels; give the configuration levels")
         if ids is None or embeds is not None:
             raise ValueError("learning needs input_ids, since the next token is the label; with inputs_embeds use learning='off'")
-        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not torch.is_inference_mode_enabled()):
+        outer = torch.is_grad_enabled()  # asked before the next line, which switches gradients on
+        with torch.inference_mode(False), torch.set_grad_enabled(outer):
             ids = ids.clone() if ids.is_inference() else ids
             rows = Rows(ids, mask, positions, cache)
             hidden = rows.back(reading.read(self, rows.align(ids), rows.lengths, cache))

@@ -40,6 +40,8 @@ def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: Hop
         raise ValueError("this cache was begun with learning='off'; begin a new one to learn")
     if cache.memory is None:
         cache.memory = initial(model.levels, model.moves, model.stack_weights(), batch)
+    if (rows := cache.memory[0].gathered.shape[0]) != batch:
+        raise ValueError(f"the memory has {rows} rows and the input {batch}; give every sequence a memory of its own")
     outputs = []
     cut = pieces(session.segment.count % period, lengths, length, period)
     for piece in cut:
@@ -171,3 +173,17 @@ def _pass(
 def _gradients(outer: bool):  # type: ignore[no-untyped-def]
     """The inner gradient is wanted where the caller asked for none, too."""
     return nullcontext() if outer else torch.enable_grad()
+
+
+@torch.no_grad()
+def calibrate(model: HopeForCausalLM, ids: Tensor, memory: FastWeights | None) -> FastWeights:
+    """Enter the inputs that reading `ids [B, L]` gives every moved weight as seen. No weight moves."""
+    memory = memory or initial(model.levels, model.moves, model.stack_weights(), ids.shape[0])
+    mixers = model.model.stack.init_state(ids.shape[0])
+    weights = effective(memory, model.stack_weights())
+    for tokens in ids.split(model.levels[0].period, dim=1):
+        with second_moments(model.model.stack, model.watched, None) as seen:
+            _, mixers = functional_call(model.model.stack, weights, (model.embed(tokens), mixers, None))
+        count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
+        memory = gather(memory, None, seen, count, count)
+    return memory

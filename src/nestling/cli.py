@@ -1,0 +1,234 @@
+"""The command line: thin. Every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+
+from nestling.errors import UserError
+from nestling.quiet import quiet
+from nestling.settings import ModelSettings, TrainConfig
+
+if TYPE_CHECKING:
+    from nestling.models import HopeForCausalLM
+
+FLAGS = {
+    "quick": "less text, one seed: a minute",
+    "full": "more text, three seeds: up to an hour; it can be interrupted and goes on",
+    "end_context": "end the context after reading, so that levels which reset do",
+}
+
+
+def train(
+    text: list[str],
+    out: str,
+    model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
+    training: TrainConfig = TrainConfig(),  # noqa: B008
+) -> None:
+    """Train a byte-level model on text files and save it.
+
+    Args:
+        text: UTF-8 text files, read in this order.
+        out: folder for the model and its tokenizer.
+        model: the model.
+        training: how to train.
+    """
+    quiet()
+    import torch
+
+    from nestling.models import HopeConfig, HopeForCausalLM
+    from nestling.train import byte_tokenizer, encode, read_text
+    from nestling.train import train as run
+
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"{out} is a file; give a folder for the model")
+    tokenizer = byte_tokenizer()
+    ids = encode(tokenizer, "\n\n".join(read_text(path) for path in text))
+    torch.manual_seed(training.seed)
+    config = HopeConfig(**model.to_dict())
+    network = HopeForCausalLM(config)
+    # what the levels learn while reading is not part of pre-training: the weights under them are
+    network.config.learning = "off"
+    with _progress("training", training.steps) as bar:
+        history = run(network, ids, training, lambda p: bar(1, f"loss {p.loss:.3f} nats, {p.tokens_per_s:,.0f} tokens/s"))
+    network.config.learning = "context" if network.levels else "off"
+    network.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    print(f"trained on {history[-1].tokens:,} tokens, last loss {history[-1].loss:.3f} nats a byte; saved in {out}")
+
+
+def learn(model: str, text: list[str], memory: str, calibrate: str | None = None, end_context: bool = False) -> None:
+    """Read text files, learn from them, and save the memory. An existing memory is taken up and goes on.
+
+    Args:
+        model: folder of a model with levels.
+        text: UTF-8 text files, read in this order as one stream.
+        memory: the memory file; replaced only when everything was read.
+        calibrate: a text of the kind that the model was trained on, to be protected from what is learnt.
+        end_context: end the context after reading, so that levels which reset do.
+    """
+    quiet()
+    from nestling.continual import Learner
+    from nestling.train import encode, read_text
+
+    texts = [read_text(path) for path in text]
+    network, tokenizer = _load(model)
+    learner = Learner(network, tokenizer)
+    if Path(memory).exists():
+        learner.load(memory)
+    elif calibrate:
+        learner.calibrate(read_text(calibrate))
+    period = network.levels[0].period
+    pieces = encode(tokenizer, "\n\n".join(texts)).split(period)
+    seen, total = 0, 0.0
+    with _progress("learning", len(pieces)) as bar:
+        for piece in pieces:
+            observation = learner.observe(piece)
+            seen, total = seen + observation.tokens, total + observation.losses.sum().item()
+            sizes = ", ".join(f"{size:.3g}" for size in observation.surprise)
+            bar(1, f"{total / max(seen, 1) / 0.6931:.3f} bits a byte; last updates {sizes}")
+    if end_context:
+        learner.end_context()
+    learner.save(memory)
+    print(f"read {seen:,} tokens at {total / max(seen, 1):.3f} nats each; memory saved in {memory}")
+
+
+def generate(
+    model: str, prompt: str, memory: str | None = None, max_new_tokens: int = 200, temperature: float = 0.0, seed: int = 0
+) -> None:
+    """Continue a prompt, with what a memory holds.
+
+    Args:
+        model: folder of a model.
+        prompt: the text to continue.
+        memory: a memory file; without one the model answers as it was trained.
+        max_new_tokens: how much to write.
+        temperature: 0 always takes the likeliest token.
+        seed: for temperatures above 0.
+    """
+    quiet()
+    import torch
+
+    from nestling.continual import Learner
+    from nestling.train import encode
+
+    network, tokenizer = _load(model)
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    torch.manual_seed(seed)
+    if network.levels:
+        learner = Learner(network, tokenizer)
+        if memory:
+            learner.load(memory)
+        print(prompt + learner.generate(prompt, max_new_tokens=max_new_tokens, **sampling))
+        return
+    if memory:
+        raise UserError(f"{model} has no levels and keeps no memory; leave --memory out")
+    ids = encode(tokenizer, prompt)[None]
+    out = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, **sampling)
+    print(prompt + tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def demo(
+    quick: bool = False,
+    full: bool = False,
+    text: str | None = None,
+    out: str | None = None,
+    report: str = "demo-report.html",
+    jobs: int = 2,
+) -> None:
+    """Train small models, let them read another kind of text, and see what they learn, keep and forget.
+
+    Args:
+        quick: less text, one seed: a minute.
+        full: more text, three seeds: up to an hour. It can be interrupted and goes on.
+        text: your own text as the new domain, instead of Python source.
+        out: folder for models and results; none is runs/demo, by size.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from nestling.evals.demo import run
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other; give one, or none for the size between")
+    run("quick" if quick else "full" if full else "default", text, out, report, jobs)
+
+
+def _load(folder: str) -> tuple[HopeForCausalLM, Any]:
+    """A saved model and its tokenizer; a UserError says what is wrong with the folder."""
+    from transformers import AutoTokenizer
+
+    from nestling.models import HopeForCausalLM
+
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder} holds no model (no config.json); give a folder that `nestling train` wrote")
+    try:
+        return HopeForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UserError(f"{folder} cannot be loaded: {_sentence(error)}") from None
+
+
+class _progress:
+    """A progress bar on the terminal: `with _progress(name, total) as advance: advance(1, note)`."""
+
+    def __init__(self, name: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+        self.task = self.bar.add_task(name, total=total, note="")
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        self.bar.start()
+        return lambda steps, note: self.bar.update(self.task, advance=steps, note=note)
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+
+def _sentence(error: BaseException) -> str:
+    """The innermost message, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser() -> ArgumentParser:
+    """One subcommand a function; its booleans are flags."""
+    parser = ArgumentParser(prog="nestling", description="Language models that keep learning.")
+    commands = parser.add_subcommands(dest="command")
+    for function in (demo, train, learn, generate):
+        sub = ArgumentParser(parser_mode="toml")
+        sub.add_argument("--config", action="config", help="a TOML file with any of these settings")
+        flags = [name for name, hint in function.__annotations__.items() if hint == "bool"]
+        sub.add_function_arguments(function, skip=set(flags))
+        for flag in flags:
+            sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
+        description = (function.__doc__ or "").strip().splitlines()[0]
+        commands.add_subcommand(function.__name__, sub, help=description)
+    return parser
+
+
+def main() -> None:
+    """Run a command. Bad input ends with one sentence and exit status 2 (NESTLING_TRACEBACK=1 shows the traceback)."""
+    parser = _parser()
+    given = parser.instantiate_classes(parser.parse_args())
+    arguments = {key: value for key, value in vars(given[given.command]).items() if key != "config"}
+    try:
+        globals()[given.command](**arguments)
+    except KeyboardInterrupt:
+        sys.exit("nestling: stopped")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("NESTLING_TRACEBACK"):
+            raise
+        print(f"nestling: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

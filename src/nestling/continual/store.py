@@ -1,0 +1,76 @@
+"""A memory on disk: tensors in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nestling.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FORMAT = "nestling-memory-1"
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 of a model's weights and of the settings that a memory depends on: what a memory belongs to."""
+    digest = hashlib.sha256()
+    ignored = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures"}
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _bytes():  # type: ignore[no-untyped-def]
+    import torch
+
+    return torch.uint8
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write the file beside its place and move it there: a reader, or a crash, sees the old file or the new one."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+    os.close(handle)
+    try:
+        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, temporary, metadata)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | Path, model_fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. Raises UserError: missing, truncated, of another kind, or of another model."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; save a memory first, or give the path of one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no dict
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no memory file, or is truncated ({error}); restore it from a copy") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}; give a file that a learner saved")
+    if metadata.get("model") != model_fingerprint:
+        raise UserError(f"{path} is the memory of another model or configuration; load the model that it was saved with")
+    return tensors, metadata

@@ -1,0 +1,114 @@
+"""Settings of the command line and of training: plain dataclasses, so that reading a TOML file imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nestling.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Args:
+        tokens: tokens to see, in windows of `length`, `batch_size` at a time.
+        batch_size: windows a step.
+        length: tokens a window.
+        lr: highest learning rate of AdamW; it rises over a share `warmup` of the steps and falls as a cosine to a tenth.
+        weight_decay: on the matrices of linear maps.
+        warmup: see lr.
+        betas: of AdamW.
+        clip: norm of the gradient above which it is scaled down.
+        seed: of the windows' places.
+    """
+
+    tokens: int = 1_000_000
+    batch_size: int = 4
+    length: int = 256
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_size", "length", "lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)} must be above 0")
+
+    @property
+    def steps(self) -> int:
+        """How many steps see `tokens` tokens."""
+        return max(1, round(self.tokens / (self.batch_size * self.length)))
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """One level; see `nestling.Level`.
+
+    Args:
+        period: tokens between two updates.
+        lr: step on the mean gradient of a period.
+        rule: GradientDescent or RetainSeen.
+        damping: of RetainSeen.
+        forgetting: of RetainSeen.
+        reset: nothing, "context", or a decay per update.
+    """
+
+    period: int
+    lr: float
+    rule: str = "GradientDescent"
+    damping: float = 1e-2
+    forgetting: float = 1.0
+    reset: str | float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain data of a `nestling.Level`."""
+        rule: dict[str, Any] = {"name": self.rule}
+        if self.rule == "RetainSeen":
+            rule |= {"damping": self.damping, "forgetting": self.forgetting}
+        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset}
+
+
+def two_levels() -> list[LevelSettings]:
+    """A fast level that resets over a slow one that protects what was seen."""
+    fast = LevelSettings(1024, 0.3, reset="context")
+    return [fast, LevelSettings(8192, 80.0, rule="RetainSeen")]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model; see `nestling.HopeConfig`.
+
+    Args:
+        mixer: self_modifying_titans or attention.
+        hidden_size: width.
+        num_hidden_layers: blocks.
+        num_attention_heads: heads of the mixer.
+        intermediate_size: hidden width of the MLPs; none is 8/3 of the width.
+        memory_hidden: hidden width of each memory of self-modifying Titans, per head; none is the head width.
+        chunk_size: of self-modifying Titans.
+        sliding_window: tokens that attention sees; none sees all.
+        levels: from fast to slow.
+        level_variant: superposed or sequential.
+        learnt: all or mlp.
+    """
+
+    mixer: str = "self_modifying_titans"
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int | None = None
+    memory_hidden: int | None = 32
+    chunk_size: int = 64
+    sliding_window: int | None = 256
+    levels: list[LevelSettings] = field(default_factory=two_levels)
+    level_variant: str = "superposed"
+    learnt: str = "all"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Arguments of `nestling.HopeConfig`."""
+        return {**asdict(self), "levels": [level.to_dict() for level in self.levels]}

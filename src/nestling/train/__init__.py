@@ -1,0 +1,17 @@
+"""Training: text as tokens, and one visible loop."""
+
+from nestling.settings import TrainConfig
+from nestling.train.data import batches, byte_tokenizer, encode, english_prose, python_source, read_text
+from nestling.train.train import Progress, train
+
+__all__ = [
+    "Progress",
+    "TrainConfig",
+    "batches",
+    "byte_tokenizer",
+    "encode",
+    "english_prose",
+    "python_source",
+    "read_text",
+    "train",
+]

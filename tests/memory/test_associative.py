@@ -1,0 +1,258 @@
+"""The contract of every associative memory: network x objective x rule x target x reading.
+
+A new member is one more entry of a list below. B rows, H heads, D width, C chunk.
+"""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nestling.memory import (
+    L2,
+    MLP,
+    AssociativeMemory,
+    DeltaGradientDescent,
+    DotProduct,
+    Given,
+    GradientDescent,
+    Matrix,
+    SelfGenerated,
+)
+from tests.helpers import close, cuts, differ, directions, gradients, grid, pairwise, randn, row, same, uniform
+
+B, H, D, C = 2, 2, 4, 8
+LENGTHS = (1, 37, 65)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """An objective of a user's own."""
+
+    delta: float = 0.5
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return torch.nn.functional.huber_loss(output, target, reduction="none", delta=self.delta).sum(-1)
+
+    def surprise(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).clamp(-self.delta, self.delta)
+
+
+def matrix():
+    return Matrix(D, D, heads=H)
+
+
+def mlp():
+    return MLP(D, 6, heads=H)
+
+
+def mlp_without_heads():
+    return MLP(D, 6)
+
+
+NETWORKS = (matrix, mlp, mlp_without_heads)
+OBJECTIVES = (DotProduct(), L2(), Huber())
+RULES = (
+    GradientDescent(),
+    GradientDescent(momentum=True),
+    DeltaGradientDescent(),
+    DeltaGradientDescent(momentum=True),
+    DeltaGradientDescent(exact=False),
+    DeltaGradientDescent(exact=False, momentum=True),
+)
+TARGETS = (Given(), SelfGenerated())
+READS = ("token", "chunk")
+MEMBERS = pairwise(NETWORKS, OBJECTIVES, RULES, TARGETS, READS)
+MEMBER = ("network", "objective", "rule", "target", "read")
+
+
+def make(network, objective, rule, target, read, chunk_size=C, **options) -> AssociativeMemory:
+    """A memory in float64 with initial weights of order 1/2."""
+    memory = AssociativeMemory(network(), objective, rule, chunk_size, read, target, **options).double()
+    with torch.no_grad():
+        for weight in memory.parameters():
+            weight.copy_(0.5 * randn(*weight.shape))
+    return memory
+
+
+def twin(memory: AssociativeMemory) -> AssociativeMemory:
+    """The same memory, its network included, on the token loop."""
+    options = {name: getattr(memory, name) for name in ("chunk_size", "read", "target", "detach_writes")}
+    return AssociativeMemory(memory.network, memory.objective, memory.rule, backend="reference", **options)
+
+
+def tokens(memory: AssociativeMemory, length: int, grad: bool = False) -> dict[str, Tensor]:
+    """Queries, keys, values and gates of a stable memory."""
+    shape = (B, H, length)
+    made = {"q": directions(*shape, D), "k": directions(*shape, D), "v": directions(*shape, D)}
+    made |= {"eta": uniform(0.05, 0.4, *shape), "alpha": uniform(0.9, 1.0, *shape)}
+    if memory.rule.momentum:
+        made["theta"] = uniform(0.0, 0.7, *shape)
+    return {name: x.requires_grad_(grad) for name, x in made.items()}
+
+
+def a_state(memory: AssociativeMemory):
+    """Somewhere in the middle of a chunk, another place in each row; every tensor a leaf."""
+    state = memory.init_state(B, None if memory.network.heads else H)
+
+    def leaf(x: Tensor) -> Tensor:
+        return (0.5 * randn(*x.shape)).requires_grad_() if x.is_floating_point() else x
+
+    return replace(state.map(leaf), position=torch.tensor([5, 2]))
+
+
+def run(memory, given, sizes=None, state=None, lengths=None):
+    """The memory over all tokens, or over pieces of them."""
+    if sizes is None:
+        return memory(**given, state=state, lengths=lengths)
+    outputs, at = [], 0
+    for size in sizes:
+        y, state = memory(**{n: x[:, :, at : at + size] for n, x in given.items()}, state=state)
+        outputs.append(y)
+        at += size
+    return torch.cat(outputs, dim=2), state
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["fresh", "started"])
+@pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
+@pytest.mark.parametrize(MEMBER, grid(NETWORKS, OBJECTIVES, RULES, TARGETS, READS))
+def test_equals_the_token_loop(network, objective, rule, target, read, ragged, started):
+    """Outputs, final state (weights, start, momentum, clock) and every gradient, ragged rows and resumed ones too."""
+    memory = make(network, objective, rule, target, read)
+    for length in LENGTHS if not started else (37,):
+        given = tokens(memory, length, grad=True)
+        state = a_state(memory) if started else None
+        lengths = torch.tensor([length, length // 2]) if ragged else None
+        leaves = [*given.values(), *memory.parameters()]
+        leaves += [x for x in (*state.weights, *state.start, *(state.momentum or ()))] if started else []
+        found = run(memory, given, state=state, lengths=lengths)
+        expected = run(twin(memory), given, state=state, lengths=lengths)
+        close(found, expected)
+        close(gradients(found, leaves), gradients(expected, leaves))
+
+
+@pytest.mark.parametrize(MEMBER, MEMBERS[:6])
+@given(sizes=cuts(30))
+def test_streaming_is_the_whole(network, objective, rule, target, read, sizes):
+    """Any split into calls gives the same outputs and the same state; boundaries are at absolute positions."""
+    torch.manual_seed(0)
+    memory = make(network, objective, rule, target, read)
+    with torch.no_grad():
+        given = tokens(memory, 30)
+        close(run(memory, given, sizes=sizes), run(memory, given))
+
+
+def test_streaming_is_the_whole_for_the_token_loop_too():
+    """The oracle obeys the same law, so that comparing with it means something."""
+    memory = twin(make(*MEMBERS[5]))
+    given = tokens(memory, 30)
+    close(run(memory, given, sizes=[1, 6, 2, 9, 8, 4]), run(memory, given))
+
+
+@pytest.mark.parametrize(MEMBER, MEMBERS)
+def test_step_is_forward_of_one_token(network, objective, rule, target, read):
+    """Stepping by hand uses the same objects and gives the same numbers."""
+    memory = make(network, objective, rule, target, read)
+    given, state, outputs = tokens(memory, 19), None, []
+    for t in range(19):
+        y, state = memory.step(**{n: x[:, :, t] for n, x in given.items()}, state=state)
+        outputs.append(y)
+    close((torch.stack(outputs, dim=2), state), run(memory, given))
+
+
+@pytest.mark.parametrize(MEMBER[:-1], pairwise(NETWORKS, OBJECTIVES, RULES, TARGETS))
+def test_with_a_chunk_of_one_both_readings_are_the_same(network, objective, rule, target):
+    """Where every token begins a chunk, what is read before the token is the chunk's start; and else it is not."""
+    by_token = make(network, objective, rule, target, "token", chunk_size=1)
+    by_chunk = make(network, objective, rule, target, "chunk", chunk_size=1)
+    by_chunk.load_state_dict(by_token.state_dict())
+    given = tokens(by_token, 19)
+    close(run(by_token, given), run(by_chunk, given))
+    by_token.chunk_size = by_chunk.chunk_size = C
+    differ(run(by_token, given)[0], run(by_chunk, given)[0])
+
+
+@pytest.mark.parametrize(MEMBER, MEMBERS)
+def test_rows_are_strangers_to_each_other_and_to_padding(network, objective, rule, target, read):
+    """A row's outputs and state are the same bits whatever another row reads, and whatever stands in its padding."""
+    memory = make(network, objective, rule, target, read)
+    given, lengths = tokens(memory, 21), torch.tensor([21, 13])
+    y, state = run(memory, given, lengths=lengths)
+    other = tokens(memory, 21)
+    stranger = {n: torch.cat([x[:1], other[n][1:]]) for n, x in given.items()}
+    y_stranger, state_stranger = run(memory, stranger, lengths=lengths)
+    same(row((y_stranger, state_stranger), 0), row((y, state), 0))
+    differ(row(state_stranger, 1), row(state, 1))
+    padded = {n: torch.cat([x[1:, :, :13], other[n][1:, :, 13:]], dim=2) for n, x in given.items()}
+    padded = {n: torch.cat([x[:1], padded[n]]) for n, x in given.items()}
+    same(run(memory, padded, lengths=lengths), (y, state))
+    alone = run(memory, {n: x[1:, :, :13] for n, x in given.items()})
+    close((y[1:, :, :13], state.select(torch.tensor([1]))), alone)
+
+
+@pytest.mark.parametrize("lengths", [(0, 13), (13, 13), (0, 0)], ids=str)
+def test_any_lengths_will_do(lengths):
+    """No row need be full, rows may be equally short, and a row, or all of them, may have nothing to read."""
+    memory = make(*MEMBERS[0])
+    given = tokens(memory, 21)
+    y, state = run(memory, given, lengths=torch.tensor(lengths))
+    assert y.shape == given["v"].shape and state.position.tolist() == list(lengths)
+    for b, length in enumerate(lengths):
+        part = {n: x[b : b + 1, :, :length] for n, x in given.items()}
+        expected = run(memory, part)[1] if length else memory.init_state(1)
+        close(state.select(torch.tensor([b])), expected)
+        assert not y[b, :, length:].any()
+
+
+@pytest.mark.parametrize(MEMBER, MEMBERS)
+@settings(max_examples=6)
+@given(t=st.integers(0, 20))
+def test_the_future_changes_no_output(network, objective, rule, target, read, t):
+    """Outputs up to and with token t are the same bits whatever token t writes: a token reads what was there before."""
+    memory = make(network, objective, rule, target, read)
+    given, other = tokens(memory, 21), tokens(memory, 21)
+    y, _ = run(memory, given)
+    written = {n: torch.cat([x[:, :, :t], other[n][:, :, t:]], dim=2) for n, x in given.items() if n != "q"}
+    changed, state = run(memory, {**written, "q": given["q"]})
+    same(changed[:, :, : t + 1], y[:, :, : t + 1])
+    differ(state.weights, run(memory, given)[1].weights)
+
+
+@pytest.mark.parametrize(MEMBER, MEMBERS)
+def test_learning_is_learnt(network, objective, rule, target, read):
+    """Initial weights, what is read and what is written get an outer gradient, the latter through the writes."""
+    memory = make(network, objective, rule, target, read)
+    given = tokens(memory, 2 * C + 3, grad=True)
+    slopes = gradients(run(memory, given)[0], [*given.values(), *memory.parameters()])
+    assert all(slope.abs().max() > 1e-6 for slope in slopes)
+
+
+def test_writes_may_be_detached():
+    """`detach_writes` leaves outputs as they are, and lets no gradient through keys, values and gates."""
+    memory = make(mlp, L2(), DeltaGradientDescent(), Given(), "token")
+    cheap = make(mlp, L2(), DeltaGradientDescent(), Given(), "token", detach_writes=True)
+    cheap.load_state_dict(memory.state_dict())
+    given = tokens(memory, 21, grad=True)
+    same(run(cheap, given), run(memory, given))
+    query, *written = gradients(run(cheap, given)[0], list(given.values()))
+    assert query.any() and not any(slope.any() for slope in written)
+
+
+def test_detached_writes_are_constants():
+    """What the initial weights get is the gradient of reading them: the writes, their surprises too, stand still."""
+    memory = make(matrix, L2(), GradientDescent(), Given(), "token", detach_writes=True)
+    given = tokens(memory, C, grad=True)
+    start = memory.network.weight
+    q, k, v, eta, alpha = (given[n].detach() for n in ("q", "k", "v", "eta", "alpha"))
+    weight, outputs, held = start.expand(B, H, D, D), [], start.detach()
+    for t in range(C):
+        outputs.append(q[:, :, t, None] @ weight)
+        push = eta[..., t, None, None] * k[:, :, t, :, None] * (k[:, :, t, None] @ held - v[:, :, t, None])
+        weight = alpha[..., t, None, None] * weight - push
+    expected = torch.cat(outputs, dim=2)
+    y, _ = run(memory, given)
+    close(y, expected)
+    close(gradients(y, [start]), gradients(expected, [start]))

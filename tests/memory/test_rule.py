@@ -1,0 +1,167 @@
+"""What the learning rules do, in theory: delta gradient descent, plain descent, and retention over what was seen."""
+
+import pytest
+import torch
+
+from nestling.memory import L2, AssociativeMemory, DeltaGradientDescent, DotProduct, GradientDescent, Matrix, RetainSeen
+from tests.helpers import close, directions, randn
+
+D = 4
+DGD, GD = DeltaGradientDescent(), GradientDescent()
+
+
+def rate(beta: float) -> float:
+    """The `eta` whose exact step on a unit key is `beta = eta / (1 + eta)`."""
+    return beta / (1 - beta)
+
+
+def after(rule, eta, k, v, start, chunk_size, objective=None) -> torch.Tensor:
+    """The matrix `[D, D]` after `k, v [n, D]` at one rate, with alpha = 1."""
+    memory = AssociativeMemory(Matrix(D, D, heads=1), objective or L2(), rule, chunk_size).double()
+    memory.network.weight.data = start[None]
+    rates = torch.full((1, 1, len(k)), eta, dtype=torch.float64)
+    _, state = memory(None, k[None, None], v[None, None], rates)
+    return state.weights[0][0, 0]
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.75, 0.99])
+def test_one_exact_step_is_a_contraction(beta):
+    """C = 1, L2, unit key: `k M_t = (1 - 2 beta) k M_{t-1} + beta v`, and other directions stay."""
+    k, v, start = directions(1, D), randn(1, D), randn(D, D)
+    moved = after(DGD, rate(beta), k, v, start, 1)
+    close(k @ moved, (1 - 2 * beta) * k @ start + beta * v)
+    across = torch.eye(D, dtype=torch.float64) - k.mT @ k
+    close(across @ moved, across @ start)
+
+
+@pytest.mark.parametrize("eta", [0.1, 1.0, 10.0, 1e6])
+def test_the_fixed_point_is_half_the_value(eta):
+    """However large the rate, repeating one pair converges to `v / 2`: the step contracts for every eta."""
+    k, v = directions(1, D), randn(1, D)
+    steps, shrink = 400, abs(1 - 2 * eta / (1 + eta))
+    distance = k @ after(DGD, eta, k.repeat(steps, 1), v.repeat(steps, 1), randn(D, D), 1) - v / 2
+    assert distance.norm() <= 10 * shrink**steps + 1e-9 if eta < 1e3 else distance.norm() < 10
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 8])
+@pytest.mark.parametrize("beta", [0.2, 0.6, 0.9])
+def test_a_key_repeated_through_a_chunk(beta, chunk_size):
+    """`k M_C = (2 l^C - 1) k M_0 + (1 - l^C) v` with `l = 1 - beta`: stable at every chunk size."""
+    k, v, start = directions(1, D), randn(1, D), randn(D, D)
+    repeated = k.repeat(chunk_size, 1), v.repeat(chunk_size, 1)
+    left = (1 - beta) ** chunk_size
+    close(k @ after(DGD, rate(beta), *repeated, start, chunk_size), (2 * left - 1) * k @ start + (1 - left) * v)
+
+
+def test_plain_descent_overshoots_where_delta_descent_does_not():
+    """A key repeated C times: plain descent multiplies the error by `1 - C eta`, which expands as soon as C eta > 2."""
+    k, v, start = directions(1, D), randn(1, D), randn(D, D)
+    many = k.repeat(8, 1), v.repeat(8, 1)
+    error = (k @ start - v).norm()
+    plain = k @ after(GD, 0.4, *many, start, 8) - v
+    close(plain, (1 - 8 * 0.4) * (k @ start - v))
+    assert plain.norm() > error
+    delta = k @ after(DGD, 0.4, *many, start, 8) - v / 2
+    assert delta.norm() < (k @ start - v / 2).norm()
+
+
+@pytest.mark.parametrize("eta", [0.05, 0.5, 1.0])
+def test_plain_descent_moves_towards_its_value(eta):
+    """One step on a unit key leaves `1 - eta` of the error; with eta = 1 the value is recalled exactly."""
+    k, v, start = directions(1, D), randn(1, D), randn(D, D)
+    close(k @ after(GD, eta, k, v, start, 1) - v, (1 - eta) * (k @ start - v))
+
+
+def test_the_hebbian_memory_moves_towards_its_value():
+    """The sign of the dot-product objective: what the key reads moves along +v (Eq. 92 is printed with the other)."""
+    k, v = directions(1, D), randn(1, D)
+    close(k @ after(GD, 0.3, k, v, torch.zeros(D, D, dtype=torch.float64), 1, DotProduct()), 0.3 * v)
+
+
+def test_the_exact_step_solves_its_proximal_problem():
+    """`argmin_W <W, x^T delta> + 1/2 |x W|^2 + 1/(2 eta) |W - W_0|^2` (Eq. 56): its gradient there is zero."""
+    k, v, start, eta = randn(1, D), randn(1, D), randn(D, D), 0.7
+    moved = after(DGD, eta, k, v, start, 1)
+    slope = k.mT @ (k @ start - v) + k.mT @ (k @ moved) + (moved - start) / eta
+    assert slope.abs().max() < 1e-12
+
+
+def test_the_printed_form_is_the_first_order_of_the_exact_one():
+    """`beta = eta` instead of `eta / (1 + eta |x|^2)`: they agree to second order; only one stays below `1 / |x|^2`."""
+    x, printed = randn(3, D), DeltaGradientDescent(exact=False)
+    square = x.square().sum(-1)
+    for eta in (torch.full((3,), e).double() for e in (1e-3, 1e-2, 10.0, 1e6)):
+        gap = printed.factors(eta, x)[0] - DGD.factors(eta, x)[0]
+        assert (gap > 0).all() and (gap <= eta**2 * square).all()
+        assert (DGD.factors(eta, x)[0] * square < 1).all()
+    assert (printed.factors(eta, x)[0] * square > 1).all()
+
+
+def seen(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sum x x^T [D, D]` of `inputs [n, D]`, and their number."""
+    return inputs.mT @ inputs, torch.tensor(float(len(inputs)), dtype=torch.float64)
+
+
+def test_retention_with_great_damping_is_plain_descent():
+    """The direction becomes the gradient as damping grows, at first order in 1 / damping."""
+    gradient, (moment, count) = randn(3, D), seen(randn(50, D))
+    for damping in (1e3, 1e6):
+        found = RetainSeen(damping).direction(gradient, moment, count)
+        assert (found - gradient).abs().max() < 10 / damping
+    assert (RetainSeen(1e-2).direction(gradient, moment, count) - gradient).abs().max() > 0.1
+
+
+def test_retention_protects_what_was_seen_and_nothing_else():
+    """Inputs along the first axes only: the step is small there, `a / (a + c)`, and whole in directions never used."""
+    inputs = torch.zeros(20, D, dtype=torch.float64)
+    inputs[::2, 0], inputs[1::2, 1] = 3.0, 1.0
+    gradient, damping = randn(3, D), 1e-2
+    found = RetainSeen(damping).direction(gradient, *seen(inputs))
+    curvature = torch.tensor([9.0, 1.0, 0.0, 0.0], dtype=torch.float64) * D / 10  # at unit mean over the axes
+    close(found, gradient * damping / (damping + curvature))
+    close(found[:, 2:], gradient[:, 2:])
+
+
+def test_retention_knows_no_scale_of_its_inputs():
+    """Inputs at unit mean square: one damping means the same in every layer, and any number of tokens."""
+    gradient, inputs = randn(3, D), randn(30, D)
+    expected = RetainSeen(0.1).direction(gradient, *seen(inputs))
+    close(RetainSeen(0.1).direction(gradient, *seen(100 * inputs)), expected)
+    close(RetainSeen(0.1).direction(gradient, *seen(inputs.repeat(7, 1))), expected)
+
+
+def test_retention_solves_its_own_problem():
+    """`argmin_dW <dW, G> + 1/(2 s a) tr(dW A dW^T)` is `-s direction`: the trade of descent for changed outputs."""
+    gradient, inputs, damping, step = randn(3, D), randn(30, D), 0.1, 0.5
+    moment, count = seen(inputs)
+    move = -step * RetainSeen(damping).direction(gradient, moment, count)
+    mean = moment / count
+    curvature = mean * D / mean.trace() + damping * torch.eye(D, dtype=torch.float64)
+    assert (gradient + move @ curvature / (step * damping)).abs().max() < 1e-10
+
+
+def test_retention_before_anything_was_seen_is_plain_descent():
+    """Nothing seen, nothing to protect."""
+    gradient = randn(2, 3, D)
+    close(RetainSeen(0.1).direction(gradient, torch.zeros(2, D, D).double(), torch.zeros(2).double()), gradient)
+
+
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan")])
+def test_a_damping_that_protects_without_limit_raises(damping):
+    """The message repeats the value."""
+    with pytest.raises(ValueError, match=f"damping={damping}"):
+        RetainSeen(damping)
+
+
+@pytest.mark.parametrize("forgetting", [0.0, 1.1, -0.5])
+def test_a_forgetting_that_is_no_share_raises(forgetting):
+    """The message repeats the value."""
+    with pytest.raises(ValueError, match=f"forgetting={forgetting}"):
+        RetainSeen(forgetting=forgetting)
+
+
+@pytest.mark.parametrize("rule", [GD, DGD, DeltaGradientDescent(exact=False)], ids=str)
+def test_a_rate_of_zero_moves_nothing(rule):
+    """With eta = 0 a rule neither erases nor writes, whatever the surprise."""
+    start = randn(D, D)
+    close(after(rule, 0.0, directions(6, D), randn(6, D), start, 3), start)

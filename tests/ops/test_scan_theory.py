@@ -1,0 +1,110 @@
+"""What the settings of the scan are: the table of MATH section 1, each line against its own textbook form."""
+
+import pytest
+import torch
+
+from nestling.ops import ScanState, scan
+from nestling.ops.scan import BACKENDS
+from tests.helpers import close, directions, randn, uniform
+
+B, H, L, D = 2, 3, 20, 4
+
+pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def tokens(unit: bool = True):
+    k = directions(B, H, L, D) if unit else randn(B, H, L, D)
+    return randn(B, H, L, D), k, randn(B, H, L, D)
+
+
+def test_linear_attention_is_causal_unnormalised_attention(backend):
+    """alpha 1, nothing erased, u = v: `y = tril(Q K^T) V`."""
+    q, k, v = tokens(unit=False)
+    y, state = scan(q, k, v, backend=backend, chunk_size=8)
+    close(y, (q @ k.mT).tril() @ v)
+    close(state.memory, k.mT @ v)
+
+
+def test_retnet_decays_by_distance(backend):
+    """A constant alpha per head: the score of a token weighs `gamma^(t - s)`."""
+    q, k, v = tokens(unit=False)
+    gamma = torch.tensor([0.9, 0.97, 1.0], dtype=torch.float64)
+    distance = torch.arange(L)[:, None] - torch.arange(L)
+    weight = torch.where(distance >= 0, gamma[:, None, None] ** distance, 0.0)
+    y, _ = scan(q, k, v, alpha=gamma[:, None].expand(B, H, L), backend=backend, chunk_size=8)
+    close(y, (q @ k.mT * weight) @ v)
+
+
+def test_gated_linear_attention_decays_by_what_was_said(backend):
+    """A retention per token: the score of a token weighs the product of the gates since."""
+    q, k, v = tokens(unit=False)
+    alpha = uniform(0.5, 1.0, B, H, L)
+    total = alpha.cumprod(-1)
+    weight = (total[..., :, None] / total[..., None, :]).tril()
+    y, _ = scan(q, k, v, alpha=alpha, backend=backend, chunk_size=8)
+    close(y, (q @ k.mT * weight) @ v)
+
+
+def test_deltanet_stores_and_then_recalls_exactly(backend):
+    """With beta = 1 and a unit key the value just written is what the key reads, whatever was stored before."""
+    _, k, v = tokens()
+    one = torch.ones(B, H, L, dtype=torch.float64)
+    start = ScanState(randn(B, H, D, D))
+    y, _ = scan(k, k, v, eps=one, state=start, backend=backend, chunk_size=8)
+    close(y, v)
+
+
+def test_deltanet_keeps_what_is_orthogonal(backend):
+    """Orthonormal keys do not disturb each other: all are recalled at the end; a key written again is overwritten."""
+    basis, _ = torch.linalg.qr(randn(B, H, D, D))
+    k = torch.cat([basis, basis[:, :, :1]], dim=2)
+    v = randn(B, H, D + 1, D)
+    one = torch.ones(B, H, D + 1, dtype=torch.float64)
+    _, state = scan(None, k, v, eps=one, read=None, backend=backend, chunk_size=2)
+    found = basis @ state.memory
+    close(found[:, :, 1:], v[:, :, 1:D])
+    close(found[:, :, 0], v[:, :, D])
+
+
+def test_gated_deltanet_retains_then_corrects(backend):
+    """eps = alpha beta, u = beta v: `M_t = (I - beta k k^T) alpha M_{t-1} + beta k v^T`."""
+    _, k, v = tokens()
+    alpha, beta = uniform(0.9, 1.0, B, H, L), uniform(0.0, 1.0, B, H, L)
+    _, state = scan(None, k, beta[..., None] * v, alpha, alpha * beta, read=None, backend=backend, chunk_size=8)
+    memory = torch.zeros(B, H, D, D, dtype=torch.float64)
+    for t in range(L):
+        key, rate = k[..., t, :, None], beta[..., t, None, None]
+        memory = alpha[..., t, None, None] * memory
+        memory = memory + rate * key * (v[..., t, None, :] - key.mT @ memory)
+    close(state.memory, memory)
+
+
+def test_longhorn_is_the_exact_proximal_step(backend):
+    """beta = eta / (1 + eta |k|^2) solves `argmin_M |M - M_{t-1}|^2 + eta |k M - v|^2`: the gradient there is zero."""
+    _, k, v = tokens(unit=False)
+    k, v = k[:, :, :1], v[:, :, :1]
+    eta = uniform(0.1, 5.0, B, H, 1)
+    beta = eta / (1 + eta * k.square().sum(-1))
+    start = ScanState(randn(B, H, D, D))
+    _, state = scan(None, k, beta[..., None] * v, eps=beta, state=start, read=None, backend=backend)
+    slope = (state.memory - start.memory) + eta[..., None] * k.mT @ (k @ state.memory - v)
+    assert slope.abs().max() < 1e-12
+
+
+def test_momentum_is_a_filter_of_the_writes(backend):
+    """With constant theta a write of s is repeated, theta^(t - s) as large, at every later token."""
+    _, k, u = tokens()
+    theta = torch.full((B, H, L), 0.8, dtype=torch.float64)
+    _, state = scan(None, k, u, theta=theta, read=None, backend=backend, chunk_size=8)
+    age = torch.arange(L - 1, -1, -1, dtype=torch.float64)
+    close(state.momentum, k.mT @ (0.8 ** age[:, None] * u))
+    close(state.memory, k.mT @ ((1 - 0.8 ** (age[:, None] + 1)) / 0.2 * u))
+
+
+def test_erasure_along_a_unit_key_never_enlarges(backend):
+    """With eps in [0, 2] and nothing written the memory's norm cannot grow."""
+    _, k, v = tokens()
+    start = ScanState(randn(B, H, D, D))
+    _, state = scan(None, k, 0 * v, eps=uniform(0.0, 2.0, B, H, L), state=start, read=None, backend=backend)
+    before, after = (torch.linalg.matrix_norm(s.memory, 2) for s in (start, state))
+    assert (after <= before + 1e-12).all() and (after < 0.99 * before).any()

@@ -1,0 +1,73 @@
+"""Tiny models of every configuration, in float64 and with weights large enough that everything matters.
+
+A chunk of 4 tokens and periods of 6 and 12 share no boundary but 12: what is wrong about phases shows.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.levels import Level
+from nestling.memory import RetainSeen
+from nestling.models import HopeCache, HopeConfig, HopeForCausalLM
+
+VOCAB, PERIOD = 24, 6
+FAST, SLOW = Level(PERIOD, lr=0.3), Level(2 * PERIOD, lr=0.5, rule=RetainSeen(damping=0.1))
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "hope": {"mixer": "self_modifying_titans", "levels": [FAST, SLOW], "level_variant": "superposed"},
+    "hope-sequential": {
+        "mixer": "self_modifying_titans",
+        "levels": [FAST, SLOW],
+        "level_variant": "sequential",
+        "memory_momentum": True,
+        "memory_read": "chunk",
+        "projection_chunk_size": 8,
+    },
+    "hope-attention": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW],
+        "level_variant": "superposed",
+        "learnt": "all",
+    },
+    "transformer++": {"mixer": "attention", "levels": []},
+}
+LEARNING = [name for name in SETTINGS if name != "transformer++"]
+
+
+def config(name: str, **changes: Any) -> HopeConfig:
+    """A configuration of 16 features, two blocks, two heads; `changes` override."""
+    size = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "chunk_size": 4}
+    return HopeConfig(**{**size, "initializer_range": 0.25, "eos_token_id": None, **SETTINGS[name], **changes})
+
+
+def model(name: str, seed: int = 0, **changes: Any) -> HopeForCausalLM:
+    """The same weights for the same seed, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return HopeForCausalLM(config(name, **changes)).double().eval()
+
+
+def text(rows: int, length: int, seed: int = 0) -> Tensor:
+    """Random tokens `[rows, length]`, none of them padding."""
+    return torch.randint(2, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def read(
+    model: HopeForCausalLM, ids: Tensor, cache: HopeCache | None = None, **options: Any
+) -> tuple[Tensor, HopeCache]:
+    """Logits and the cache after reading `ids`, without a graph."""
+    cache = cache or model.new_cache()
+    with torch.no_grad():
+        return model(ids, past_key_values=cache, use_cache=True, **options).logits, cache
+
+
+def knowledge(cache: HopeCache) -> tuple:
+    """What a cache holds, less the tokens of its segment that were learnt already."""
+    session, segment = cache.session, cache.session.segment
+    if segment is None:
+        return cache.memory, session.mixers
+    real = torch.arange(segment.tokens.shape[1]) < segment.count[:, None]
+    return cache.memory, session.mixers, segment.tokens * real, segment.count, segment.mixers
