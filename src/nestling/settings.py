@@ -56,6 +56,7 @@ class LevelSettings:
         damping: of RetainSeen.
         forgetting: of RetainSeen.
         reset: nothing, "context", or a decay per update.
+        clip: largest norm of a gradient.
     """
 
     period: int
@@ -64,19 +65,20 @@ class LevelSettings:
     damping: float = 1e-2
     forgetting: float = 1.0
     reset: str | float | None = None
+    clip: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data of a `nestling.Level`."""
         rule: dict[str, Any] = {"name": self.rule}
         if self.rule == "RetainSeen":
             rule |= {"damping": self.damping, "forgetting": self.forgetting}
-        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset}
+        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}
 
 
 def two_levels() -> list[LevelSettings]:
     """A fast level that resets over a slow one that protects what was seen."""
-    fast = LevelSettings(1024, 0.3, reset="context")
-    return [fast, LevelSettings(8192, 80.0, rule="RetainSeen")]
+    fast = LevelSettings(256, 0.3, reset="context", clip=0.5)
+    return [fast, LevelSettings(2048, 40.0, rule="RetainSeen", damping=5e-3, clip=0.5)]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class ModelSettings:
     mixer: str = "self_modifying_titans"
     hidden_size: int = 128
     num_hidden_layers: int = 2
-    num_attention_heads: int = 2
+    num_attention_heads: int = 1
     intermediate_size: int | None = None
     memory_hidden: int | None = 32
     chunk_size: int = 64

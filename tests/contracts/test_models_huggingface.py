@@ -37,14 +37,12 @@ def test_generating_is_reading(name):
     net, ids = model(name), text(2, 15)
     tokens, logits = generate(net, ids)
     full, _ = read(net, tokens)
-    close(logits, full[:, ids.shape[1] - 1 : -1])
+    close(logits, full[:, ids.shape[1] - 1 : -1].float(), tolerance=1e-6)  # `generate` gives logits in float32
     assert torch.equal(tokens[:, 15:], logits.argmax(-1)) and tokens.shape == (2, 24)
 
 
 @every_model
-@pytest.mark.parametrize(
-    "options", [{"num_beams": 3}, {"do_sample": True, "top_k": 10}, {"do_sample": True, "num_beams": 2}], ids=str
-)
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True}], ids=str)
 def test_beams_and_samples_need_no_cache(name, options):
     """The cache follows the beams: with and without it the same sequences, and another seed samples others."""
     net, ids = model(name), text(2, 8)
@@ -66,13 +64,14 @@ def sum_of_scores(net, tokens, prompt=8):
 
 @models_that_learn
 @pytest.mark.parametrize("mode", ["off", "context"])
-def test_beams_know_what_a_memory_knows(name, mode):
-    """A memory of one row serves the beams and samples of one prompt, each of which is then on its own."""
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}], ids=str)
+def test_one_memory_serves_every_beam_and_sample(name, mode, options):
+    """The memory of one row, repeated for the sequences of one prompt: as many as were asked for, each on its own."""
     net, ids = model(name), text(1, 8)
-    memory = read(net, text(1, 25, seed=1))[1].memory
-    for options in ({"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}):
-        tokens, _ = generate(net, ids, past_key_values=HopeCache(mode, memory), **options)
-        assert tokens.shape[1] == 17
+    cache = HopeCache(mode, read(net, text(1, 25, seed=1))[1].memory)
+    cache.batch_repeat_interleave(2)
+    tokens, _ = generate(net, ids, past_key_values=cache, **options)
+    assert tokens.shape == (options.get("num_return_sequences", 1), 17)
 
 
 @every_model
@@ -91,15 +90,13 @@ def test_a_file_holds_the_model(name, tmp_path):
 
 @every_model
 def test_a_configuration_survives_a_file(name, tmp_path):
-    """Levels, rules and choices come back as they were, as plain JSON."""
+    """Sizes, levels, rules and choices come back as they were, as plain JSON."""
     given = config(name)
     given.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
-    assert isinstance(loaded, HopeConfig) and loaded.to_dict() == {
-        **given.to_dict(),
-        **{k: loaded.to_dict()[k] for k in ("_name_or_path",) if k in loaded.to_dict()},
-    }
-    assert loaded.level_objects() == given.level_objects()
+    assert isinstance(loaded, HopeConfig) and loaded.level_objects() == given.level_objects()
+    plain = {key: value for key, value in given.to_dict().items() if key != "_name_or_path"}
+    assert {key: loaded.to_dict()[key] for key in plain} == plain and plain["hidden_size"] == 16
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "nestling_hope"
 
 
@@ -110,9 +107,10 @@ def test_losses_and_logits_are_the_usual_ones(name):
     labels = ids.clone()
     labels[0, :7] = -100
     out = net(ids, labels=labels)
-    close(out.loss, F.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
-    same(net(ids, logits_to_keep=3).logits, out.logits[:, -3:])
-    same(net(ids, logits_to_keep=torch.tensor([4, 9])).logits, out.logits[:, [4, 9]])
+    expected = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    close(out.loss, expected.float(), tolerance=1e-6)  # the loss of transformers is in float32
+    close(net(ids, logits_to_keep=3).logits, out.logits[:, -3:])
+    close(net(ids, logits_to_keep=torch.tensor([4, 9])).logits, out.logits[:, [4, 9]])
     assert net.lm_head.weight is net.model.embed_tokens.weight
 
 
@@ -196,10 +194,10 @@ BAD_CALLS = {
         lambda net, ids: net(ids, past_key_values=HopeCache("context", read(net, text(2, 20))[1].memory)),
         "2 rows and the input 1",
     ),
-    "a static cache": (lambda net, ids: net.generate(ids, cache_implementation="static"), "cache_implementation='static'"),
+    "a static cache": (lambda net, ids: net.generate(ids, cache_implementation="static"), "='static' does not fit"),
     "unreading": (lambda net, ids: net.new_cache().crop(-1), "unread"),
     "no levels": (lambda net, ids: model("transformer++")(ids, past_key_values=HopeCache("context")), "no levels"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_CALLS)

@@ -19,16 +19,21 @@ class OnlineFineTuning:
     (attention's window, the states of memories) goes on across chunks, and every prediction is made before the step
     that has seen its token.
 
+    clip: norm above which a gradient is scaled down, as in training.
     optimizer: a function from parameters to a `torch.optim.Optimizer`, for instance
         `lambda p: torch.optim.SGD(p, lr=0.2)`.
     """
 
     def __init__(
-        self, model: HopeForCausalLM, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], period: int
+        self,
+        model: HopeForCausalLM,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        period: int,
+        clip: float = 1.0,
     ) -> None:
         self.model = copy.deepcopy(model).eval()
         self.optimizer, self.period = optimizer(self.model.parameters()), period
-        self.cache = HopeCache("off")
+        self.cache, self.clip = HopeCache("off"), clip
 
     def observe(self, ids: Tensor) -> Tensor:
         """Losses `[L - 1]` in nats of `ids [L]`, learning as they pass. Call it once: it is the whole stream."""
@@ -39,6 +44,7 @@ class OnlineFineTuning:
             logits = self.model(inputs, past_key_values=self.cache.detach(), use_cache=True).logits
             losses = F.cross_entropy(logits[0], labels, reduction="none")
             losses.mean().backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             found.append(losses.detach())

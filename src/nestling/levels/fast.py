@@ -6,7 +6,7 @@ continuum one level moves a weight, in a superposed one all of them do. All func
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -113,9 +113,12 @@ def _step(level: Level, state: LevelState) -> LevelState:
     if not bool(due.any()):
         return state
     tokens = state.gathered.clamp_min(1.0)
-    moved = {name: _move(level, d, tokens, state.count) for name, d in state.weights.items()}
-    squares = torch.stack([(moved[n] - d.value).square().sum((1, 2)) for n, d in state.weights.items()])
-    norm = squares.sum(0).sqrt()
+    means = {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
+    if level.clip is not None:
+        factor = (level.clip / _norm(means.values()).clamp_min(level.clip))[:, None, None]
+        means = {name: factor * mean for name, mean in means.items()}
+    moved = {name: _move(level, d, means[name], state.count) for name, d in state.weights.items()}
+    norm = _norm(moved[name] - d.value for name, d in state.weights.items())
     taken = due & norm.isfinite()
     rows = taken[:, None, None]
     forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
@@ -137,13 +140,17 @@ def _step(level: Level, state: LevelState) -> LevelState:
     )
 
 
-def _move(level: Level, d: Difference, tokens: Tensor, count: Tensor) -> Tensor:
+def _move(level: Level, d: Difference, mean: Tensor, count: Tensor) -> Tensor:
     """The difference after one step on the mean gradient."""
-    mean = d.gradient / tokens.to(d.gradient.dtype)[:, None, None]
     if d.seen is not None and isinstance(level.rule, RetainSeen):
         mean = level.rule.direction(mean, d.seen, count.to(d.seen.dtype))
     keep = level.reset if isinstance(level.reset, float) else 1.0
     return keep * d.value - level.lr * mean
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    """Norm of each row over all the matrices `[B, out, in]`, `[B]`."""
+    return torch.stack([t.square().sum((1, 2)) for t in tensors]).sum(0).sqrt()
 
 
 def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:

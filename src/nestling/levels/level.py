@@ -21,12 +21,15 @@ class Level:
     rule: `GradientDescent()` or `RetainSeen(damping, forgetting)`.
     reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; a number in (0, 1)
         is a decay towards the initial state at every update.
+    clip: norm, over all the level's weights, above which the mean gradient is scaled down; None never does. Where a
+        stream changes its subject the first gradients are many times the usual ones.
     """
 
     period: int
     lr: float = 0.0
     rule: GradientDescent | RetainSeen = GradientDescent()
     reset: str | float | None = None
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         if self.period < 1:
@@ -37,6 +40,8 @@ class Level:
             raise ValueError(f"rule={self.rule!r} does not move a level; choose {' or '.join(RULES)}")
         if getattr(self.rule, "momentum", False):
             raise ValueError(f"rule={self.rule!r}: a level takes plain steps; use GradientDescent() without momentum")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip} must be above 0, or None")
         valid_number = isinstance(self.reset, float) and 0 < self.reset < 1
         if not (self.reset is None or self.reset == "context" or valid_number):
             raise ValueError(f"reset={self.reset!r} is unknown; choose None, 'context' or a decay between 0 and 1")
@@ -44,7 +49,7 @@ class Level:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a configuration file."""
         rule = {"name": type(self.rule).__name__, **dataclasses.asdict(self.rule)}
-        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset}
+        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Level:

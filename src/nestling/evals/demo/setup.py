@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PERIOD = 256  # tokens of a chunk: of the fast level, and of a step of fine-tuning
-FAST = Level(PERIOD, lr=0.3, reset="context")
-SLOW = Level(PERIOD * 8, lr=30.0, rule=RetainSeen(damping=0.01))
+FAST = Level(PERIOD, lr=0.3, reset="context", clip=0.5)
+SLOW = Level(PERIOD * 8, lr=40.0, rule=RetainSeen(damping=0.005), clip=0.5)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ ARCHITECTURES = {
     "Transformer++": (dict(mixer="attention", num_attention_heads=4, sliding_window=256), 2e-3),
 }
 FINE_TUNING = {
-    "sgd": (0.03, 0.05, 0.1, 0.2),
-    "adamw": (3e-4, 1e-3, 2e-3),
+    "sgd": (0.05, 0.1, 0.2, 0.4),
+    "adamw": (5e-4, 1e-3, 2e-3),
 }
 
 
