@@ -26,7 +26,10 @@ def main() -> None:
     _parity()
     layers = {name: _layer(name, arguments) for name in ("self-modifying Titans", "Transformer layer")}
     x = torch.randn(arguments.batch, arguments.length, arguments.width, device=arguments.device)
-    print(f"batch {arguments.batch}, length {arguments.length}, width {arguments.width}, heads {arguments.heads}, ", end="")
+    print(
+        f"batch {arguments.batch}, length {arguments.length}, width {arguments.width}, heads {arguments.heads}, ",
+        end="",
+    )
     print(f"chunk {arguments.chunk}, {arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for backward in (False, True):
         seconds: dict[str, list[float]] = {name: [] for name in layers}
@@ -88,7 +91,9 @@ def _parity() -> None:
         found.append([y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])])
     worst = max((a - b).abs().max().item() for a, b in zip(*found, strict=True))
     if not worst < 1e-9:
-        raise SystemExit(f"parity gate: the chunk form differs from the token loop by {worst:.1e}; no speed is reported")
+        raise SystemExit(
+            f"parity gate: the chunk form differs from the token loop by {worst:.1e}; no speed is reported"
+        )
     print(f"parity gate: outputs and gradients equal the token loop within {worst:.1e}")
 
 

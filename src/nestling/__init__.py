@@ -22,7 +22,7 @@ _HOMES = {
 }
 _PACKAGES = ("continual", "evals", "layers", "levels", "memory", "models", "ops", "report", "train")
 
-__all__ = [*_HOMES, *_PACKAGES]  # noqa: PLE0604
+__all__ = [*_HOMES, *_PACKAGES]
 
 if TYPE_CHECKING:
     from nestling import continual, evals, layers, levels, memory, models, ops, report, train

@@ -54,7 +54,9 @@ def train(
     # what the levels learn while reading is not part of pre-training: the weights under them are
     network.config.learning = "off"
     with _progress("training", training.steps) as bar:
-        history = run(network, ids, training, lambda p: bar(1, f"loss {p.loss:.3f} nats, {p.tokens_per_s:,.0f} tokens/s"))
+        history = run(
+            network, ids, training, lambda p: bar(1, f"loss {p.loss:.3f} nats, {p.tokens_per_s:,.0f} tokens/s")
+        )
     network.config.learning = "context" if network.levels else "off"
     network.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -98,7 +100,12 @@ def learn(model: str, text: list[str], memory: str, calibrate: str | None = None
 
 
 def generate(
-    model: str, prompt: str, memory: str | None = None, max_new_tokens: int = 200, temperature: float = 0.0, seed: int = 0
+    model: str,
+    prompt: str,
+    memory: str | None = None,
+    max_new_tokens: int = 200,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> None:
     """Continue a prompt, with what a memory holds.
 
@@ -117,7 +124,9 @@ def generate(
     from nestling.train import encode
 
     network, tokenizer = _load(model)
-    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    )
     torch.manual_seed(seed)
     if network.levels:
         learner = Learner(network, tokenizer)
@@ -217,7 +226,7 @@ def _parser() -> ArgumentParser:
 def main() -> None:
     """Run a command. Bad input ends with one sentence and exit status 2 (NESTLING_TRACEBACK=1 shows the traceback)."""
     parser = _parser()
-    given = parser.instantiate_classes(parser.parse_args())
+    given = parser.instantiate(parser.parse_args())
     arguments = {key: value for key, value in vars(given[given.command]).items() if key != "config"}
     try:
         globals()[given.command](**arguments)

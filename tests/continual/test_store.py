@@ -60,8 +60,7 @@ def test_a_new_process_goes_on_as_if_nothing_had_happened(tmp_path):
         assert torch.equal(found["logits"], learner._user("alice").logits)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("read", [0, 1, 6, 7, 40])
+@pytest.mark.parametrize(("name", "read"), [("hope", 27), *(("hope-attention", read) for read in (0, 1, 6, 7, 40))])
 def test_a_stream_may_be_saved_anywhere(name, read, tmp_path):
     """Before the first token, at a boundary and between: the loaded stream is the one that was saved."""
     learner, loaded = a_learner(name), a_learner(name)
@@ -69,7 +68,7 @@ def test_a_stream_may_be_saved_anywhere(name, read, tmp_path):
         learner.observe(PROSE[:read])
     learner.save(tmp_path / "memory")
     loaded.load(tmp_path / "memory", user="another name")
-    same(loaded.observe(PROSE[read:] + CODE, user="another name").losses, learner.observe(PROSE[read:] + CODE).losses)
+    same(loaded.observe(PROSE[read:], user="another name").losses, learner.observe(PROSE[read:]).losses)
     cache, own = (one._user(user).cache for one, user in ((loaded, "another name"), (learner, "default")))
     same(knowledge(cache), knowledge(own))
     assert cache.get_seq_length() == own.get_seq_length()

@@ -53,6 +53,24 @@ def test_a_key_repeated_through_a_chunk(beta, chunk_size):
     close(k @ after(DGD, rate(beta), *repeated, start, chunk_size), (2 * left - 1) * k @ start + (1 - left) * v)
 
 
+@pytest.mark.parametrize("theta", [0.0, 0.3, 0.9])
+def test_momentum_multiplies_what_a_chunk_writes(theta):
+    """A key repeated through a chunk: `k M_C = l^C k M_0 - w (k M_0 - v)`, `w = beta sum_t l^(C-t) (1-th^t)/(1-th)`.
+
+    A warning more than a feature: for a long chunk `w` tends to `1 / (1 - theta)`, and chunk after chunk expands.
+    """
+    k, v, start, beta, chunk_size = directions(1, D), randn(1, D), randn(D, D), 0.5, 12
+    memory = AssociativeMemory(Matrix(D, D, heads=1), L2(), DeltaGradientDescent(momentum=True), chunk_size).double()
+    memory.network.weight.data = start[None]
+    eta, thetas = (torch.full((1, 1, chunk_size), x, dtype=torch.float64) for x in (rate(beta), theta))
+    _, state = memory(None, k.expand(1, 1, chunk_size, D), v.expand(1, 1, chunk_size, D), eta, theta=thetas)
+    left = 1 - beta
+    gathered = [left ** (chunk_size - t) * (1 - theta**t) / (1 - theta) for t in range(1, chunk_size + 1)]
+    expected = left**chunk_size * k @ start - beta * sum(gathered) * (k @ start - v)
+    close(k @ state.weights[0][0, 0], expected)
+    assert (beta * sum(gathered) > 1.3) == (theta > 0)
+
+
 def test_plain_descent_overshoots_where_delta_descent_does_not():
     """A key repeated C times: plain descent multiplies the error by `1 - C eta`, which expands as soon as C eta > 2."""
     k, v, start = directions(1, D), randn(1, D), randn(D, D)

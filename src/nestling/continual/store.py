@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,14 +30,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _bytes():  # type: ignore[no-untyped-def]
-    import torch
-
-    return torch.uint8
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -70,7 +65,11 @@ def read(path: str | Path, model_fingerprint: str) -> tuple[dict[str, Tensor], d
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no memory file, or is truncated ({error}); restore it from a copy") from None
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}; give a file that a learner saved")
+        raise UserError(
+            f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}; give a file that a learner saved"
+        )
     if metadata.get("model") != model_fingerprint:
-        raise UserError(f"{path} is the memory of another model or configuration; load the model that it was saved with")
+        raise UserError(
+            f"{path} is the memory of another model or configuration; load the model that it was saved with"
+        )
     return tensors, metadata

@@ -114,8 +114,8 @@ class SelfModifyingTitans(nn.Module):
         q = unit(self._split(self.query(x[:, 4])))
         x, outputs = unit(self._split(x[:, :4])), []  # [B, 4, H, L, d]
         cut = pieces(state.memory.position, lengths, length, self.period)
-        parts = (split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2))
-        for piece, *parts in zip(cut, *parts, strict=True):
+        tokens = (split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2))
+        for piece, *parts in zip(cut, *tokens, strict=True):
             y, state = self._piece(*parts, state, piece)
             outputs.append(y)
         y = self.norm(join(outputs, cut, length, dim=2).to(self.out.weight.dtype))

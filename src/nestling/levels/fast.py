@@ -80,7 +80,11 @@ def effective(fast: FastWeights, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def gather(
-    fast: FastWeights, gradients: Mapping[str, Tensor] | None, seen: Mapping[str, Tensor], tokens: Tensor, inputs: Tensor
+    fast: FastWeights,
+    gradients: Mapping[str, Tensor] | None,
+    seen: Mapping[str, Tensor],
+    tokens: Tensor,
+    inputs: Tensor,
 ) -> FastWeights:
     """Add what a segment taught to every level.
 
@@ -159,7 +163,9 @@ def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:
     for level, state in zip(levels, fast, strict=True):
         if level.reset == "context":
             names = state.weights.items()
-            clear = {n: replace(d, value=torch.zeros_like(d.value), gradient=torch.zeros_like(d.gradient)) for n, d in names}
+            clear = {
+                n: replace(d, value=torch.zeros_like(d.value), gradient=torch.zeros_like(d.gradient)) for n, d in names
+            }
             state = replace(state, weights=clear, gathered=torch.zeros_like(state.gathered))
         out.append(state)
     return tuple(out)

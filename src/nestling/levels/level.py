@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class Level:
 
     period: int
     lr: float = 0.0
-    rule: GradientDescent | RetainSeen = GradientDescent()
+    rule: GradientDescent | RetainSeen = GradientDescent()  # noqa: RUF009 - frozen
     reset: str | float | None = None
     clip: float | None = None
 
@@ -73,7 +74,7 @@ class Level:
 def as_levels(levels: Sequence[Level | dict[str, Any]]) -> list[Level]:
     """Levels from objects or plain data, checked as a whole: sorted by period, each a multiple of the fastest."""
     out = [level if isinstance(level, Level) else Level.from_dict(level) for level in levels]
-    for faster, slower in zip(out, out[1:], strict=False):
+    for faster, slower in itertools.pairwise(out):
         if slower.period < faster.period:
             raise ValueError(f"levels must go from fast to slow; period {slower.period} stands after {faster.period}")
     for level in out:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from nestling.levels.fast import LevelState, initial, second_moments, step
+from nestling.levels.fast import LevelState, gather, initial, second_moments, step
 from nestling.levels.level import Level
 from nestling.memory import RetainSeen
 
@@ -33,7 +34,9 @@ class LevelOptimizer:
     def __init__(self, module: nn.Module, levels: list[Level], moves: list[list[str]]) -> None:
         for level in levels:
             if level.reset is not None:
-                raise ValueError(f"reset={level.reset!r} needs learning='context'; in the parameter regime use reset=None")
+                raise ValueError(
+                    f"reset={level.reset!r} needs learning='context'; in the parameter regime use reset=None"
+                )
         self.module, self.levels = module, levels
         self.weights: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.state = initial(levels, moves, self.weights, batch=1)
@@ -53,8 +56,6 @@ class LevelOptimizer:
     @torch.no_grad()
     def step(self, tokens: int) -> None:
         """Gather the gradients (of a mean loss over `tokens` tokens), move the levels that are due, clear the gradients."""
-        from nestling.levels.fast import gather
-
         count = torch.tensor([float(tokens)], dtype=torch.float64)
         gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
         before = gather(self.state, gradients, self.seen, count, count if self.seen else torch.zeros(1))
@@ -72,8 +73,6 @@ class LevelOptimizer:
 
     def _fold(self, state: LevelState) -> LevelState:
         """Add a level's difference to the weight itself, and start again from zero."""
-        from dataclasses import replace
-
         folded = {}
         for name, difference in state.weights.items():
             self.weights[name].add_(difference.value[0].to(self.weights[name].dtype))

@@ -91,7 +91,9 @@ class AssociativeMemory(nn.Module):
             if backend == "chunk":
                 raise ValueError(f"{type(network).__name__} has no closed form; use backend='reference' or 'auto'")
             if not isinstance(self.rule, GradientDescent):
-                raise ValueError(f"{self.rule} needs the input of each weight; with {type(network).__name__} use GradientDescent")
+                raise ValueError(
+                    f"{self.rule} needs the input of each weight; with {type(network).__name__} use GradientDescent"
+                )
             backend = "reference"
         self.network, self.objective, self.target = network, objective, target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend

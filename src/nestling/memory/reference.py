@@ -26,7 +26,9 @@ def token_loop(memory: AssociativeMemory, q, k, v, eta, alpha, theta, state: Mem
     target = memory.target(network, state.start, v)
     if memory.detach_writes:
         k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
-    k, eta, alpha, theta = (None if x is None else x.expand(*lead, *x.shape[len(lead) :]) for x in (k, eta, alpha, theta))
+    k, eta, alpha, theta = (
+        None if x is None else x.expand(*lead, *x.shape[len(lead) :]) for x in (k, eta, alpha, theta)
+    )
 
     def loss(weights: tuple[Tensor, ...], key: Tensor, value: Tensor) -> Tensor:
         return memory.objective.loss(_apply(network, weights, key), value)

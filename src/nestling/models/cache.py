@@ -85,7 +85,9 @@ class HopeCache(Cache):
         self.session, self.memory = tree_map(pick, self.session), tree_map(pick, self.memory)
 
     def crop(self, tokens_to_remove: int) -> None:
-        raise ValueError("a memory cannot unread tokens; assisted decoding is not available, use another decoding method")
+        raise ValueError(
+            "a memory cannot unread tokens; assisted decoding is not available, use another decoding method"
+        )
 
 
 class _Counter(CacheLayerMixin):

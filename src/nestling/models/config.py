@@ -34,7 +34,7 @@ class HopeConfig(PreTrainedConfig):
     """
 
     model_type = "nestling_hope"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - the shape transformers asks for
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int = 384
     hidden_size: int = 256
@@ -62,7 +62,14 @@ class HopeConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 1
 
     def __post_init__(self, **kwargs: Any) -> None:
-        known = {"attn_implementation", "torch_dtype", "name_or_path", "_commit_hash", "transformers_version", "model_type"}
+        known = {
+            "attn_implementation",
+            "torch_dtype",
+            "name_or_path",
+            "_commit_hash",
+            "transformers_version",
+            "model_type",
+        }
         if unknown := {key for key in kwargs if key not in known and not key.startswith("_")}:
             allowed = sorted(name for name in HopeConfig.__annotations__)
             raise ValueError(f"unknown configuration key {sorted(unknown)}; HopeConfig knows {', '.join(allowed)}")
@@ -83,7 +90,9 @@ class HopeConfig(PreTrainedConfig):
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"{given}: the width must be a multiple of the heads")
         if self.learnt == "all" and self.levels and self.level_variant != "superposed":
-            raise ValueError("learnt='all' moves weights outside the chain of MLPs; it needs level_variant='superposed'")
+            raise ValueError(
+                "learnt='all' moves weights outside the chain of MLPs; it needs level_variant='superposed'"
+            )
 
     def level_objects(self) -> list[Level]:
         """The levels as `nestling.Level`s."""

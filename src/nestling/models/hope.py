@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from nestling.layers import Attention, Block, ContinuumMemory, Linear, SelfModifyingTitans
 from nestling.levels import effective
-from nestling.memory import DeltaGradientDescent
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.models import reading
 from nestling.models.cache import HopeCache, Session
 from nestling.models.config import HopeConfig
@@ -41,7 +41,9 @@ class Stack(nn.Module):
         super().__init__()
         size, levels = config.hidden_size, config.level_objects()
         self.layers = nn.ModuleList(
-            Block(size, make_mixer(config), ContinuumMemory(size, levels, config.level_variant, config.intermediate_size))
+            Block(
+                size, make_mixer(config), ContinuumMemory(size, levels, config.level_variant, config.intermediate_size)
+            )
             for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(size, eps=1e-6)
@@ -63,7 +65,9 @@ class Stack(nn.Module):
         if learnt == "all":
             names = [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Linear)]
             return [names for _ in self.layers[0].mlp.levels]  # type: ignore[union-attr]
-        blocks = [[[f"layers.{i}.mlp.{n}" for n in names] for names in b.mlp.moves()] for i, b in enumerate(self.layers)]  # type: ignore[operator, union-attr]
+        blocks = [
+            [[f"layers.{i}.mlp.{n}" for n in names] for names in b.mlp.moves()] for i, b in enumerate(self.layers)
+        ]  # type: ignore[operator, union-attr]
         return [sum(names, []) for names in zip(*blocks, strict=True)]
 
 
@@ -73,7 +77,7 @@ class HopePreTrainedModel(PreTrainedModel):
     config_class = HopeConfig
     base_model_prefix = "model"
     _is_stateful = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    _no_split_modules = ["Block"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -131,7 +135,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
     `model.generate(...)` works as in any Hugging Face model; its cache is a `HopeCache`.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: HopeConfig) -> None:
         super().__init__(config)
@@ -139,7 +143,9 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.levels = config.level_objects()
         self.moves = self.model.stack.moves(config.learnt)
-        asking = [names for level, names in zip(self.levels, self.moves, strict=True) if hasattr(level.rule, "damping")]
+        asking = [
+            names for level, names in zip(self.levels, self.moves, strict=True) if isinstance(level.rule, RetainSeen)
+        ]
         self.watched = sorted({name for names in asking for name in names})
         self.post_init()
 
@@ -173,7 +179,9 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         past_key_values: a `HopeCache`; its mode says whether this call learns.
         """
         if past_key_values is not None and not isinstance(past_key_values, HopeCache):
-            raise ValueError(f"past_key_values is a {type(past_key_values).__name__}; pass a HopeCache (model.new_cache())")
+            raise ValueError(
+                f"past_key_values is a {type(past_key_values).__name__}; pass a HopeCache (model.new_cache())"
+            )
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         cache = past_key_values or self.new_cache()
         read = self._learn if cache.learning == "context" else self._read
@@ -192,7 +200,9 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         if not self.levels:
             raise ValueError("learning='context' but the model has no levels; give the configuration levels")
         if ids is None or embeds is not None:
-            raise ValueError("learning needs input_ids, since the next token is the label; with inputs_embeds use learning='off'")
+            raise ValueError(
+                "learning needs input_ids, since the next token is the label; with inputs_embeds use learning='off'"
+            )
         outer = torch.is_grad_enabled()  # asked before the next line, which switches gradients on
         with torch.inference_mode(False), torch.set_grad_enabled(outer):
             ids = ids.clone() if ids.is_inference() else ids
@@ -204,7 +214,9 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):  # type: ignore[no-untyped-def]
         if generation_config.cache_implementation is not None:
             found = generation_config.cache_implementation
-            raise ValueError(f"cache_implementation={found!r} does not fit: a HopeCache is made by itself; leave it out")
+            raise ValueError(
+                f"cache_implementation={found!r} does not fit: a HopeCache is made by itself; leave it out"
+            )
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_cache()
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
@@ -224,7 +236,9 @@ class Rows:
             raise ValueError("the input is empty; give at least one token")
         if mask is not None:
             if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < length:
-                raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; expected [B, L] = {(batch, length)}, 0 at padding")
+                raise ValueError(
+                    f"attention_mask has shape {tuple(mask.shape)}; expected [B, L] = {(batch, length)}, 0 at padding"
+                )
             mask = mask[:, -length:].bool()
             self.lengths = mask.sum(1).cpu()
             if bool((self.lengths == length).all()):
@@ -237,9 +251,13 @@ class Rows:
     def _check(self, positions: Tensor, mask: Tensor | None, cache: HopeCache | None) -> None:
         """Positions follow from the tokens read. Others, as of packed documents, would be read as one stream."""
         mask = torch.ones_like(positions, dtype=torch.bool) if mask is None else mask
-        steps = positions.diff(dim=1)[mask[:, 1:].expand_as(positions[:, 1:]) & mask[:, :-1].expand_as(positions[:, 1:])]
+        steps = positions.diff(dim=1)[
+            mask[:, 1:].expand_as(positions[:, 1:]) & mask[:, :-1].expand_as(positions[:, 1:])
+        ]
         if bool((steps != 1).any()):
-            raise ValueError("position_ids jump; positions follow from the tokens read. Give packed documents a row each")
+            raise ValueError(
+                "position_ids jump; positions follow from the tokens read. Give packed documents a row each"
+            )
 
     def align(self, x: Tensor) -> Tensor:
         return x if self.order is None else self._gather(x, self.order)

@@ -131,16 +131,29 @@ def targets(learners: list[dict[str, Any]]) -> list[dict[str, Any]]:
         end, new, old = me["last_quarter_bpb"], me["later_bpb"], me["old_after_bpb"]
         rival = tuned["last_quarter_bpb"]
         out.append(_target(f"{name}: stream's last quarter", end, f"at most {tuned['name']}'s", rival, 1.0))
-        out.append(_target(f"{name}: stream's last quarter", end, "at least 30% below frozen", still["last_quarter_bpb"], 0.7))
-        out.append(_target(f"{name}: old domain, fast level reset", old, "at most 1% worse", me["old_before_bpb"], 1.01))
-        out.append(_target(f"{name}: later new text, fast level reset", new, "at least 5% below frozen", still["later_bpb"], 0.95))
+        out.append(
+            _target(f"{name}: stream's last quarter", end, "at least 30% below frozen", still["last_quarter_bpb"], 0.7)
+        )
+        out.append(
+            _target(f"{name}: old domain, fast level reset", old, "at most 1% worse", me["old_before_bpb"], 1.01)
+        )
+        out.append(
+            _target(
+                f"{name}: later new text, fast level reset", new, "at least 5% below frozen", still["later_bpb"], 0.95
+            )
+        )
     return out
 
 
 def _target(name: str, values: list[float], aim: str, against: list[float], factor: float) -> dict[str, Any]:
     change = [100 * (v / a - 1) for v, a in zip(values, against, strict=True)]
     met = statistics.fmean(values) <= factor * statistics.fmean(against)
-    return {"name": name, "value": f"{summary(values)} ({summary(change, '+.1f')}%)", "target": f"{aim} ({summary(against)})", "met": met}
+    return {
+        "name": name,
+        "value": f"{summary(values)} ({summary(change, '+.1f')}%)",
+        "target": f"{aim} ({summary(against)})",
+        "met": met,
+    }
 
 
 def _samples(by: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:

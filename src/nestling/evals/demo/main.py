@@ -75,7 +75,9 @@ def _run_all(
                 _show(_place(folder, *task), console)
                 if process.returncode:
                     log = _place(folder, *task) / "log.txt"
-                    raise UserError(f"{task[0]}, seed {task[1]} failed: {log.read_text().strip().splitlines()[-1]} (see {log})")
+                    raise UserError(
+                        f"{task[0]}, seed {task[1]} failed: {log.read_text().strip().splitlines()[-1]} (see {log})"
+                    )
             for task in running.values():
                 _show(_place(folder, *task), console)
             time.sleep(0.2)

@@ -64,7 +64,9 @@ def _trained(architecture: str, seed: int, size: Size, data: Domains, folder: Pa
 
         def report(p: Progress) -> None:
             if p.step % every == 0:
-                _say(f"{architecture}, seed {seed}: {p.tokens:,} bytes, {p.loss * BITS:.2f} bits, {p.tokens_per_s:,.0f} a second")
+                _say(
+                    f"{architecture}, seed {seed}: {p.tokens:,} bytes, {p.loss * BITS:.2f} bits, {p.tokens_per_s:,.0f} a second"
+                )
 
         history = train(model, data.train, config, report)
         model.save_pretrained(folder / "model")

@@ -69,7 +69,9 @@ def scan(
 def _checked(q, k, u, alpha, eps, theta, mask, state, read, chunk_size, backend) -> ScanState:  # type: ignore[no-untyped-def]
     """Raise a clear error for what the recurrence cannot mean; return the state to start from."""
     if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"backend={backend!r} is not available; choose one of 'auto', {', '.join(map(repr, BACKENDS))}")
+        raise ValueError(
+            f"backend={backend!r} is not available; choose one of 'auto', {', '.join(map(repr, BACKENDS))}"
+        )
     if read not in READS:
         raise ValueError(f"read={read!r} is unknown; choose 'inclusive', 'exclusive' or None")
     if read is not None and q is None:

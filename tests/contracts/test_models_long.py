@@ -1,0 +1,97 @@
+"""What a model that never stops reading must do: stay finite, stay bounded, and keep getting better."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nestling.levels import Level
+from nestling.memory import RetainSeen
+from nestling.models import HopeCache
+from nestling.train import TrainConfig, byte_tokenizer, encode, english_prose, python_source, train
+from tests.helpers import named
+from tests.tiny import model, read, text
+
+LEVELS = [Level(64, lr=0.3), Level(256, lr=0.5, rule=RetainSeen(0.1))]
+SETTINGS = {
+    "hope": {"projection_chunk_size": 16},
+    "hope-sequential": {"memory_momentum": False},
+    "hope-attention": {},
+}
+
+
+def long_reader(name, **changes):
+    return model(name, levels=LEVELS, **{"chunk_size": 16, "projection_chunk_size": 32, **changes}).float()
+
+
+def sizes(cache):
+    """The largest norm of a tensor in the session, and of a level's difference."""
+    session = [t.norm().item() for t in named(cache.session.mixers).values() if t.is_floating_point() and t.numel()]
+    memory = [d.value.norm().item() for level in cache.memory or () for d in level.weights.values()]
+    return max(session), max(memory, default=0.0)
+
+
+def noise(tokens):
+    """Random tokens in pieces of random size."""
+    generator = torch.Generator().manual_seed(0)
+    while tokens:
+        size = min(tokens, int(torch.randint(1, 600, (1,), generator=generator)))
+        tokens -= size
+        yield text(1, size, seed=tokens)
+
+
+def stay_bounded(net, pieces):
+    """Read a stream in pieces: every output is finite, nothing is refused, and no norm goes out of bounds."""
+    cache, start = None, max(w.norm().item() for w in net.stack_weights().values())
+    for piece in pieces:
+        logits, cache = read(net, piece, cache)
+        session, memory = sizes(cache)
+        assert logits.isfinite().all() and session < 100 and memory < 5 * start, (session, memory)
+    counters = {name: t for name, t in named((cache.session, cache.memory)).items() if name.endswith("refused")}
+    assert not any(t.any() for t in counters.values())
+
+
+@pytest.mark.parametrize("tokens", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_random_model_stays_finite_and_bounded(name, tokens):
+    """Untrained, on noise, learning all the way: the state is as large at the end as early on."""
+    stay_bounded(long_reader(name, **SETTINGS[name]), noise(tokens))
+
+
+@pytest.mark.parametrize("tokens", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_momentum_stays_finite_and_bounded(tokens):
+    """The memories of self-modifying Titans with momentum are as stable as those without."""
+    stay_bounded(long_reader("hope", memory_momentum=True), noise(tokens))
+
+
+@pytest.mark.parametrize("phrase", [[5], [5, 6, 7, 8, 9]], ids=str)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_text_that_repeats_itself_stays_finite_and_bounded(name, phrase):
+    """The hardest case for a memory that takes its surprises at the chunk's start: one key through a whole chunk."""
+    for seed in range(3):
+        size = {"hidden_size": 64, "num_attention_heads": 4, "initializer_range": 0.02}
+        size |= {"chunk_size": 64, "projection_chunk_size": 64}
+        net = long_reader(name, seed=seed, **{**SETTINGS[name], **size})
+        stay_bounded(net, torch.tensor(phrase).repeat(1_000 // len(phrase))[None].split(100, dim=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_trained_model_keeps_learning_over_a_long_stream(name):
+    """Briefly trained on prose, then 20,000 tokens of code: finite, bounded, better than a model that stands still."""
+    changes = {"vocab_size": 384, "hidden_size": 64, "num_attention_heads": 4, "initializer_range": 0.02}
+    net = long_reader(name, **changes, **SETTINGS[name])
+    tokenizer = byte_tokenizer()
+    net.config.learning = "off"
+    train(net, encode(tokenizer, english_prose()), TrainConfig(tokens=120_000, batch_size=8, length=256))
+    net.config.learning = "context"
+    ids, losses = encode(tokenizer, python_source(20_000))[None], {}
+    for mode in ("context", "off"):
+        cache, found = HopeCache(mode), []
+        for piece in ids.split(1_000, dim=1):
+            found.append(read(net, piece, cache)[0])
+            session, memory = sizes(cache)
+            assert session < 1_000 and memory < 100, (session, memory)
+        logits = torch.cat(found, dim=1)
+        assert logits.isfinite().all()
+        losses[mode] = F.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")[-5_000:].mean().item()
+    assert losses["context"] < losses["off"]
