@@ -65,10 +65,11 @@ class Stack(nn.Module):
         if learnt == "all":
             names = [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Linear)]
             return [names for _ in self.layers[0].mlp.levels]  # type: ignore[union-attr]
-        blocks = [
-            [[f"layers.{i}.mlp.{n}" for n in names] for names in b.mlp.moves()] for i, b in enumerate(self.layers)
-        ]  # type: ignore[operator, union-attr]
-        return [sum(names, []) for names in zip(*blocks, strict=True)]
+        names: list[list[str]] = [[] for _ in self.layers[0].mlp.levels]
+        for i, block in enumerate(self.layers):
+            for found, level in zip(names, block.mlp.moves(), strict=True):
+                found += [f"layers.{i}.mlp.{name}" for name in level]
+        return names
 
 
 class HopePreTrainedModel(PreTrainedModel):

@@ -47,8 +47,8 @@ def collect(found: Found, size_name: str, data: Domains) -> dict[str, Any]:
         },
         "models": [
             _model("Hope", by["Hope"]),
-            _model("Hope-Attention", by["Transformer++"]),  # superposed levels at rest: the same trained weights
-            _model("Transformer++", by["Transformer++"]),
+            # superposed levels at rest are zero: Hope-Attention is trained as, and is, the Transformer++
+            _model("Transformer++ = Hope-Attention", by["Transformer++"]),
         ],
         "learners": learners,
         "frontier": _frontier(by["Transformer++"]),
