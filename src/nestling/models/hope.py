@@ -67,7 +67,7 @@ class Stack(nn.Module):
             return [names for _ in self.layers[0].mlp.levels]  # type: ignore[union-attr]
         names: list[list[str]] = [[] for _ in self.layers[0].mlp.levels]
         for i, block in enumerate(self.layers):
-            for found, level in zip(names, block.mlp.moves(), strict=True):
+            for found, level in zip(names, block.mlp.moves(), strict=True):  # pyright: ignore
                 found += [f"layers.{i}.mlp.{name}" for name in level]
         return names
 

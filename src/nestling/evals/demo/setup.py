@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PERIOD = 256  # tokens of a chunk: of the fast level, and of a step of fine-tuning
-FAST = Level(PERIOD, lr=0.3, reset="context", clip=0.5)
+FAST = Level(PERIOD, lr=0.4, reset="context", clip=0.5)
 SLOW = Level(PERIOD * 8, lr=40.0, rule=RetainSeen(damping=0.005), clip=0.5)
 
 
