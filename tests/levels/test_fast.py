@@ -56,6 +56,8 @@ def by_hand(problem, b):
             if clocks[i] < level.period:
                 continue
             mean = slopes[i] / clocks[i]
+            if level.clip is not None:
+                mean = mean * min(1.0, level.clip / mean.norm())
             if isinstance(level.rule, RetainSeen):
                 unit = seen[i] / count[i]
                 unit = unit / unit.diagonal().mean()
@@ -72,6 +74,7 @@ LEVELS = {
     "one that retains": [Level(P, lr=0.5, rule=RetainSeen(0.01))],
     "plain and retaining": [PLAIN, SLOW],
     "decaying and retaining": [Level(P, lr=0.05, reset=0.9), SLOW],
+    "clipped": [Level(P, lr=0.05, clip=1.0), Level(3 * P, lr=0.5, rule=RetainSeen(0.1), clip=0.5)],
     "of one period": [PLAIN, Level(P, lr=0.1, rule=RetainSeen(1.0, 0.5))],
 }
 
@@ -184,6 +187,30 @@ def test_an_overflow_is_refused():
     problem.y = problem.y * 1e10
     state = problem.run()
     assert state[0].refused.tolist() == [9] * B and not state[0].weights[NAME].value.any()
+
+
+def test_a_clip_bounds_the_step_and_keeps_its_direction():
+    """Over all the level's weights together: a gradient of any size moves the level by `lr clip` at most."""
+    names, level = ["a", "b"], Level(1, lr=0.1, clip=0.5)
+    state = initial([level], [names], {n: randn(OUT, IN) for n in names}, B)
+    slopes = {n: randn(B, OUT, IN) for n in names}
+    one = torch.ones(B)
+    for scale in (1e-3, 1e3, 1e100):
+        given = {n: scale * slope for n, slope in slopes.items()}
+        (moved,) = step([level], gather(state, given, {}, one, one))
+        size = torch.stack([slope.square().sum((1, 2)) for slope in slopes.values()]).sum(0).sqrt() * scale
+        for name, d in moved.weights.items():
+            close(d.value, -0.1 * given[name] * (0.5 / size).clamp_max(1.0)[:, None, None])
+        assert (moved.norm <= 0.05 + 1e-12).all()
+
+
+def test_a_gradient_whose_norm_overflows_is_no_step_of_zero():
+    """Finite, but too large for its norm: it is scaled down like any other, or refused; it does not pass for a step."""
+    level = Level(1, lr=0.1, clip=0.5)
+    state = initial([level], [[NAME]], {NAME: torch.zeros(OUT, IN)}, B)
+    one = torch.ones(B)
+    (moved,) = step([level], gather(state, {NAME: torch.full((B, OUT, IN), 1e25)}, {}, one, one))
+    assert (moved.refused == 1).all() or torch.allclose(moved.norm, torch.tensor(0.05))
 
 
 def test_the_norm_is_the_size_of_the_last_update():

@@ -17,7 +17,10 @@ rules = st.one_of(
 resets = st.one_of(st.none(), st.just("context"), st.floats(0, 1, exclude_min=True, exclude_max=True))
 
 
-@given(level=st.builds(Level, st.integers(1, 10**6), st.floats(0, 1e6), rules, resets))
+clips = st.one_of(st.none(), positive)
+
+
+@given(level=st.builds(Level, st.integers(1, 10**6), st.floats(0, 1e6), rules, resets, clips))
 def test_a_level_survives_a_file(level):
     """`from_dict` undoes `to_dict`, by way of JSON."""
     assert Level.from_dict(json.loads(json.dumps(level.to_dict()))) == level
@@ -39,6 +42,7 @@ BAD = {
     "momentum": ({"rule": GradientDescent(momentum=True)}, "momentum"),
     "reset": ({"reset": "always"}, "reset='always'.*'context'"),
     "decay of one": ({"reset": 1.0}, r"reset=1\.0"),
+    "clip": ({"clip": 0.0}, r"clip=0\.0"),
     "decay of nothing": ({"reset": 0.0}, r"reset=0\.0"),
 }
 
