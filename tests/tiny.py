@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hope": {"mixer": "self_modifying_titans", "levels": [FAST, SLOW], "level_variant": "superposed"},
     "hope-sequential": {
         "mixer": "self_modifying_titans",
+        "num_hidden_layers": 1,
         "levels": [FAST, SLOW],
         "level_variant": "sequential",
         "memory_momentum": True,
@@ -38,7 +39,7 @@ LEARNING = [name for name in SETTINGS if name != "transformer++"]
 
 
 def config(name: str, **changes: Any) -> HopeConfig:
-    """A configuration of 16 features, two blocks, two heads; `changes` override."""
+    """A configuration of 16 features, two heads and up to two blocks; `changes` override."""
     size = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "chunk_size": 4}
     return HopeConfig(**{**size, "initializer_range": 0.25, "eos_token_id": None, **SETTINGS[name], **changes})
 

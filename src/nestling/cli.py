@@ -160,11 +160,18 @@ def demo(
         jobs: processes to run side by side, one thread each.
     """
     quiet()
+    from rich.console import Console
+
     from nestling.evals.demo import run
+    from nestling.report import html, tables
 
     if quick and full:
         raise UserError("--quick and --full exclude each other; give one, or none for the size between")
-    run("quick" if quick else "full" if full else "default", text, out, report, jobs)
+    Path(report).parent.mkdir(parents=True, exist_ok=True)
+    results = run("quick" if quick else "full" if full else "default", text, out, jobs)
+    Path(report).write_text(html(results), encoding="utf-8")
+    Console().print(tables(results))
+    print(f"the report is {report}")
 
 
 def _load(folder: str) -> tuple[HopeForCausalLM, Any]:

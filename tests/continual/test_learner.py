@@ -11,7 +11,7 @@ from nestling.train import byte_tokenizer, encode
 from tests.helpers import close, differ, same
 from tests.tiny import PERIOD, knowledge, model
 
-PROSE = "It was the best of times, it was the worst of times, it was the age of wisdom."
+PROSE = "It was the best of times, it was the worst of times."
 CODE = "def read(path):\n    with open(path) as file:\n        return file\n"
 ids_of = {text: encode(byte_tokenizer(), text) for text in (PROSE, CODE)}
 every_learner = pytest.mark.parametrize("name", ["hope", "hope-attention"])

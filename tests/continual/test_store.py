@@ -17,8 +17,8 @@ from nestling.train import byte_tokenizer
 from tests.helpers import same
 from tests.tiny import knowledge, model
 
-PROSE = "It was the best of times, it was the worst of times, it was the age of wisdom."
-CODE = "def read(path):\n    with open(path) as file:\n        return file.read()\n"
+PROSE = "It was the best of times, it was the worst of times."
+CODE = "def read(path):\n    with open(path) as file:\n        return file\n"
 NAMES = ("hope", "hope-attention")
 
 OTHER_PROCESS = """

@@ -68,10 +68,10 @@ def test_momentum_stays_finite_and_bounded(tokens):
 
 
 @pytest.mark.parametrize("phrase", [[5], [5, 6, 7, 8, 9]], ids=str)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["hope", "hope-sequential"])
 def test_a_text_that_repeats_itself_stays_finite_and_bounded(name, phrase):
     """The hardest case for a memory that takes its surprises at the chunk's start: one key through a whole chunk."""
-    for seed in range(3):
+    for seed in range(2):
         size = {"hidden_size": 64, "num_attention_heads": 4, "initializer_range": 0.02}
         size |= {"chunk_size": 64, "projection_chunk_size": 64}
         net = long_reader(name, seed=seed, **{**SETTINGS[name], **size})

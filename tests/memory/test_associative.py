@@ -116,22 +116,29 @@ def run(memory, given, sizes=None, state=None, lengths=None):
     return torch.cat(outputs, dim=2), state
 
 
-@pytest.mark.parametrize("started", [False, True], ids=["fresh", "started"])
-@pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
-@pytest.mark.parametrize(MEMBER, grid(NETWORKS, OBJECTIVES, RULES, TARGETS, READS))
-def test_equals_the_token_loop(network, objective, rule, target, read, ragged, started):
-    """Outputs, final state (weights, start, momentum, clock) and every gradient, ragged rows and resumed ones too."""
+def compare(memory, given, state=None, lengths=None):
+    """Outputs, final state (weights, start, momentum, clock) and every gradient against the token loop."""
+    leaves = [*given.values(), *memory.parameters()]
+    leaves += [*state.weights, *state.start, *(state.momentum or ())] if state else []
+    found, expected = (run(m, given, state=state, lengths=lengths) for m in (memory, twin(memory)))
+    close(found, expected)
+    close(gradients(found, leaves), gradients(expected, leaves))
+
+
+@pytest.mark.parametrize((*MEMBER, "ragged"), grid(NETWORKS, OBJECTIVES, RULES, TARGETS, READS, (False, True)))
+def test_equals_the_token_loop(network, objective, rule, target, read, ragged):
+    """From the initial weights, at lengths that do and do not divide the chunk, rows of equal and of other lengths."""
     memory = make(network, objective, rule, target, read)
-    for length in LENGTHS if not started else (37,):
-        given = tokens(memory, length, grad=True)
-        state = a_state(memory) if started else None
+    for length in LENGTHS:
         lengths = torch.tensor([length, length // 2]) if ragged else None
-        leaves = [*given.values(), *memory.parameters()]
-        leaves += [x for x in (*state.weights, *state.start, *(state.momentum or ()))] if started else []
-        found = run(memory, given, state=state, lengths=lengths)
-        expected = run(twin(memory), given, state=state, lengths=lengths)
-        close(found, expected)
-        close(gradients(found, leaves), gradients(expected, leaves))
+        compare(memory, tokens(memory, length, grad=True), lengths=lengths)
+
+
+@pytest.mark.parametrize(MEMBER, MEMBERS)
+def test_equals_the_token_loop_from_a_state(network, objective, rule, target, read):
+    """From somewhere inside a chunk, at another place in each row: the gradients of the state too."""
+    memory = make(network, objective, rule, target, read)
+    compare(memory, tokens(memory, 21, grad=True), a_state(memory), torch.tensor([21, 17]))
 
 
 @pytest.mark.parametrize(MEMBER, MEMBERS[:6])

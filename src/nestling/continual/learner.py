@@ -107,7 +107,7 @@ class Learner:
     def evaluate(self, text: str | Tensor, user: str = "default", piece: int = 1024) -> Tensor:
         """Losses `[L - 1]` in nats of a text read apart, with what the user's memory holds; nothing is learnt."""
         ids = self._ids(text)[None].to(self.model.device)
-        cache, logits, found = HopeCache("off", self._user(user).cache.memory), None, []
+        cache, logits, found = HopeCache("off", self._memory(user)), None, []
         for part in ids.split(piece, dim=1):
             out = self.model(part, past_key_values=cache, use_cache=True)
             losses, logits = _losses(out.logits, part, logits)
@@ -121,7 +121,7 @@ class Learner:
         The prompt is a context of its own, and nothing is learnt from it or from the answer: `observe` learns.
         """
         ids = self._ids(prompt)[None].to(self.model.device)
-        cache = HopeCache("off", self._user(user).cache.memory)
+        cache = HopeCache("off", self._memory(user))
         options = {"max_new_tokens": 100, "do_sample": False, **options}
         mask = torch.ones_like(ids)
         out = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
@@ -185,6 +185,10 @@ class Learner:
         if ids.dim() != 1 or ids.dtype != torch.int64 or len(ids) == 0:
             raise UserError(f"token ids are {tuple(ids.shape)} {ids.dtype}; expected [L] torch.int64 with L >= 1")
         return ids
+
+    def _memory(self, user: str) -> FastWeights | None:
+        """What a user's levels hold; looking makes no user."""
+        return self._users[user].cache.memory if user in self._users else self._start
 
     def _user(self, user: str) -> _User:
         if user not in self._users:

@@ -92,16 +92,22 @@ def gather(
     seen: `[B, in, in]` by name, the sum of `x x^T`. tokens, inputs: `[B]`, how many losses and inputs these are of.
     """
 
+    sizes = [moment.flatten(1).sum(1) for moment in seen.values()]
+    finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(inputs, dtype=torch.bool)
+
     def add(name: str, d: Difference) -> Difference:
         gradient = d.gradient if gradients is None else d.gradient + gradients[name].to(d.gradient.dtype)
-        return replace(d, gradient=gradient, seen=None if d.seen is None else d.seen + seen[name].to(d.seen.dtype))
+        if d.seen is None:
+            return replace(d, gradient=gradient)
+        new = torch.where(finite[:, None, None], seen[name], 0.0)  # what is not finite would be remembered for ever
+        return replace(d, gradient=gradient, seen=d.seen + new.to(d.seen.dtype))
 
     return tuple(
         replace(
             level,
             weights={name: add(name, d) for name, d in level.weights.items()},
             gathered=level.gathered if gradients is None else level.gathered + tokens.to(level.gathered),
-            count=level.count + inputs.to(level.count),
+            count=level.count + torch.where(finite, inputs, 0).to(level.count),
         )
         for level in fast
     )
@@ -119,7 +125,8 @@ def _step(level: Level, state: LevelState) -> LevelState:
     tokens = state.gathered.clamp_min(1.0)
     means = {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
     if level.clip is not None:
-        factor = (level.clip / _norm(means.values()).clamp_min(level.clip))[:, None, None]
+        size = _norm(means.values())
+        factor = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)[:, None, None]
         means = {name: factor * mean for name, mean in means.items()}
     moved = {name: _move(level, d, means[name], state.count) for name, d in state.weights.items()}
     norm = _norm(moved[name] - d.value for name, d in state.weights.items())

@@ -68,6 +68,8 @@ class Level:
                 data["rule"] = RULES[name](**rule)
             except TypeError as error:
                 raise ValueError(f"rule {name} of a level: {error}") from None
+        if "period" not in data:
+            raise ValueError(f"a level needs a period in tokens; got {data}")
         return cls(**data)
 
 

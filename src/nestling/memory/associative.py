@@ -165,8 +165,13 @@ class AssociativeMemory(nn.Module):
             cut = pieces(state.position, lengths, length, self.chunk_size)
             tokens = [split(x, cut, dim=k.dim() - 2) for x in (q, k, v, eta, alpha, theta)]
             for piece, *parts in zip(cut, *tokens, strict=True):
-                y, moved = run(*parts, state, piece.mask(k.device))
-                y, state = self._accept(y, moved, state, piece)
+                mask = piece.mask(k.device)
+                y, moved = run(*parts, state, mask)
+                finite = _finite(moved)
+                if not bool(finite.all()):  # rare: again without the rows that are refused, or their NaN reaches gradients
+                    parts = [None if x is None else torch.where(_rows(finite)(x), x, 0.0) for x in parts]
+                    y, moved = run(*parts, state, mask)
+                y, state = self._accept(y, moved, finite, state, piece)
                 outputs.append(y)
         return (None if q is None else join(outputs, cut, length, dim=q.dim() - 2)), state
 
@@ -190,8 +195,9 @@ class AssociativeMemory(nn.Module):
         """One piece of a chunk: the local backward pass at the chunk's start, then one scan a weight."""
         assert isinstance(self.network, Network)
         network, momentum = self.network, state.momentum or (None,) * len(state.weights)
-        target = self.target(network, state.start, v)
+        target, held = self.target(network, state.start, v), state.start
         if self.detach_writes:
+            held = tuple(w.detach() for w in held)
             k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
         if alpha is None:
             alpha = torch.ones_like(k[..., 0])
@@ -199,7 +205,7 @@ class AssociativeMemory(nn.Module):
             _, alpha, eta, theta = neutral(mask, k, alpha, eta, theta)  # a rate of 0 writes and erases nothing
         decay = Decay.of(alpha, theta, mask)
         after: list[ScanState | None] = [None] * len(state.weights)
-        writes = network.writes(k, state.start, lambda output: self.objective.surprise(output, target))
+        writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
             """`x_t W_i` for the running weight, which the scan moves on."""
@@ -224,18 +230,17 @@ class AssociativeMemory(nn.Module):
         return token_loop(self, *arguments)
 
     def _accept(
-        self, y: Tensor | None, moved: tuple[ScanState, ...], state: MemoryState, piece: Piece
+        self, y: Tensor | None, moved: tuple[ScanState, ...], finite: Tensor, state: MemoryState, piece: Piece
     ) -> tuple[Tensor | None, MemoryState]:
         """Take an update that is finite; refuse and count one that is not, row by row. At a boundary a chunk ends."""
-        new = tuple(m.memory for m in moved)
-        momentum = None if state.momentum is None else tuple(m.momentum for m in moved)
-        finite = torch.stack([w.detach().flatten(1).sum(1) for w in new + (momentum or ())]).sum(0).isfinite()
         position = state.position + piece.count
         done = (position % self.chunk_size == 0) & (piece.count > 0)
-        weights, keep = new, _rows(finite)
-        if finite.device.type != "cpu" or not bool(finite.all()):  # asking is free on a CPU, and makes a GPU wait
-            weights = tuple(torch.where(keep(w), w, old) for w, old in zip(new, state.weights, strict=True))
-            if momentum is not None and state.momentum is not None:
+        weights = tuple(m.memory for m in moved)
+        momentum = None if state.momentum is None else tuple(m.momentum for m in moved)
+        if not bool(finite.all()):
+            keep = _rows(finite)
+            weights = tuple(torch.where(keep(w), w, old) for w, old in zip(weights, state.weights, strict=True))
+            if momentum is not None:
                 momentum = tuple(torch.where(keep(s), s, old) for s, old in zip(momentum, state.momentum, strict=True))
             y = None if y is None else torch.where(keep(y), y, 0.0)
         if bool(done.all()):
@@ -247,6 +252,12 @@ class AssociativeMemory(nn.Module):
             start = state.start
         refused = state.refused + (~finite).long()
         return y, MemoryState(weights, start, momentum, position, refused)
+
+
+def _finite(moved: tuple[ScanState, ...]) -> Tensor:
+    """`[B]`: rows whose new weights and momenta are finite."""
+    tensors = [t for m in moved for t in (m.memory, m.momentum) if t is not None]
+    return torch.stack([t.detach().flatten(1).sum(1) for t in tensors]).sum(0).isfinite()
 
 
 def _rows(flags: Tensor) -> Callable[[Tensor], Tensor]:

@@ -23,8 +23,9 @@ def token_loop(memory: AssociativeMemory, q, k, v, eta, alpha, theta, state: Mem
     network, rule = memory.network, memory.rule
     momentum = state.momentum
     lead = state.weights[0].shape[: v.dim() - 2]  # rows x heads
-    target = memory.target(network, state.start, v)
+    target, held = memory.target(network, state.start, v), state.start
     if memory.detach_writes:
+        held = tuple(w.detach() for w in held)
         k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
     k, eta, alpha, theta = (
         None if x is None else x.expand(*lead, *x.shape[len(lead) :]) for x in (k, eta, alpha, theta)
@@ -42,10 +43,10 @@ def token_loop(memory: AssociativeMemory, q, k, v, eta, alpha, theta, state: Mem
         if q is not None:
             outputs.append(apply(weights if memory.read == "token" else state.start, q[..., t, :]))
         key, rate = k[..., t, :], eta[..., t]
-        surprises = gradient(state.start, key, target[..., t, :])
+        surprises = gradient(held, key, target[..., t, :])
         moved, pushes = [], []
         for i, weight in enumerate(weights):
-            x = _inputs(network, state.start, key)[i] if isinstance(network, Network) else None
+            x = _inputs(network, held, key)[i] if isinstance(network, Network) else None
             eps, step = rule.factors(rate, key if x is None else x)
             push = -_to(step, weight) * surprises[i]
             if momentum is not None:

@@ -40,8 +40,7 @@ def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: Hop
         raise ValueError("this cache was begun with learning='off'; begin a new one to learn")
     if cache.memory is None:
         cache.memory = initial(model.levels, model.moves, model.stack_weights(), batch)
-    if (rows := cache.memory[0].gathered.shape[0]) != batch:
-        raise ValueError(f"the memory has {rows} rows and the input {batch}; give every sequence a memory of its own")
+    cache.memory = _for_rows(cache.memory, batch)
     outputs = []
     cut = pieces(session.segment.count % period, lengths, length, period)
     for piece in cut:
@@ -57,6 +56,16 @@ def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: Hop
         outputs.append(hidden)
     cache.session = session
     return join(outputs, cut, length)
+
+
+def _for_rows(memory: FastWeights, batch: int) -> FastWeights:
+    """A memory of one row serves every row of a batch (beams, samples): each goes on with a copy of its own."""
+    rows = memory[0].gathered.shape[0]
+    if rows == batch:
+        return memory
+    if rows != 1:
+        raise ValueError(f"the memory has {rows} rows and the input {batch}; give every sequence a memory of its own")
+    return tuple(level.select(torch.zeros(batch, dtype=torch.int64)) for level in memory)
 
 
 def start_session(model: HopeForCausalLM, batch: int) -> Session:

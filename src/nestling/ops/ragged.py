@@ -25,12 +25,12 @@ class Piece:
 
     @property
     def width(self) -> int:
-        """Columns of the piece: the longest row's count."""
-        return int(self.count.max())
+        """Columns of the piece: the longest row's count; one of padding where no row has anything."""
+        return max(1, int(self.count.max()))
 
     def mask(self, device: torch.device) -> Tensor | None:
         """`[B, width]`, True where a token is real; None when all are."""
-        if self.uniform or bool((self.count == self.count[0]).all()):
+        if bool((self.count == self.width).all()):
             return None
         return (torch.arange(self.width) < self.count[:, None]).to(device)
 
@@ -54,7 +54,7 @@ def pieces(position: Tensor, lengths: Tensor | None, length: int, period: int) -
     """
     full = torch.full_like(position, length) if lengths is None else lengths
     phase = position % period
-    uniform = bool((phase == phase[0]).all()) and bool((full == full[0]).all())
+    uniform = bool((phase == phase[0]).all()) and bool((full == length).all())
     if not uniform and bool((phase + full <= period).all()):
         return [Piece(torch.zeros_like(full), full, False)]
     cut = []

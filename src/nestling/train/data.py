@@ -68,9 +68,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
 
 def batches(ids: Tensor, batch_size: int, length: int, steps: int, seed: int) -> Iterator[Tensor]:
     """`steps` batches `[batch_size, length]` of windows at random places of `ids [N]`."""
-    if len(ids) <= length:
-        raise UserError(f"the text has {len(ids)} tokens; a window of {length} needs more. Give a longer text")
+    if len(ids) < length:
+        raise UserError(f"the text has {len(ids)} tokens; a window of {length} needs as many. Give a longer text")
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        starts = torch.randint(len(ids) - length, (batch_size, 1), generator=generator)
+        starts = torch.randint(len(ids) - length + 1, (batch_size, 1), generator=generator)
         yield ids[starts + torch.arange(length)]

@@ -1,4 +1,4 @@
-"""Run the demonstration's tasks side by side, and make the report."""
+"""Run the demonstration's tasks side by side, and gather their results."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-import nestling
 from nestling.errors import UserError
 from nestling.evals.demo.collect import collect
 from nestling.evals.demo.setup import ARCHITECTURES, FAST, FINE_TUNING, SIZES, SLOW, domains
-from nestling.report import html, tables
 
 
-def run(size_name: str, text: str | None, out: str | None, report: str, jobs: int) -> dict[str, Any]:
-    """Train, stream, compare. Tasks that an earlier run finished are taken from `out`. Returns the results.
+def run(size_name: str, text: str | None, out: str | None, jobs: int) -> dict[str, Any]:
+    """Train, stream, compare. Tasks that an earlier run finished are taken from `out`. Returns the report's results.
 
     Raises:
         UserError: the text cannot be used, a place cannot be written, or a task failed (its log is named).
@@ -35,22 +34,18 @@ def run(size_name: str, text: str | None, out: str | None, report: str, jobs: in
         raise UserError(f"{text} has {len(data.stream) + len(data.later)} bytes; the demonstration needs at least 400")
     folder = Path(out or f"runs/demo/{size_name}") / _key(size_name, text)
     folder.mkdir(parents=True, exist_ok=True)
-    Path(report).parent.mkdir(parents=True, exist_ok=True)
     tasks = [(name, seed) for seed in size.seeds for name in ARCHITECTURES]
-    begun = time.perf_counter()
     _run_all(tasks, size_name, text, folder, jobs, console)
     found = {(name, seed): json.loads((_place(folder, name, seed) / "result.json").read_text()) for name, seed in tasks}
     results = collect(found, size_name, data)
     (folder / "results.json").write_text(json.dumps(results))
-    Path(report).write_text(html(results), encoding="utf-8")
-    console.print(tables(results))
-    console.print(f"{time.perf_counter() - begun:.0f} s; the report is {report}, its data {folder / 'results.json'}")
+    console.print(f"data in {folder / 'results.json'}", highlight=False)
     return results
 
 
 def _key(size_name: str, text: str | None) -> str:
     """What a result depends on: another setting, text or version starts anew."""
-    settings = [SIZES[size_name], ARCHITECTURES, FINE_TUNING, FAST, SLOW, nestling.__version__]
+    settings = [SIZES[size_name], ARCHITECTURES, FINE_TUNING, FAST, SLOW, version("nestling")]
     content = hashlib.sha256(Path(text).read_bytes()).hexdigest() if text else ""
     return hashlib.sha256(repr((settings, content)).encode()).hexdigest()[:12]
 
