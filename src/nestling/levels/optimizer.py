@@ -57,7 +57,9 @@ class LevelOptimizer:
     def step(self, tokens: int) -> None:
         """Gather the gradients (of a mean loss over `tokens` tokens), move the levels that are due, clear the gradients."""
         if missing := set(self.watched) - set(self.seen):
-            raise ValueError(f"nothing was seen of {sorted(missing)}; run the forward pass inside `with optimizer.watch():`")
+            raise ValueError(
+                f"nothing was seen of {sorted(missing)}; run the forward pass inside `with optimizer.watch():`"
+            )
         count = torch.tensor([float(tokens)], dtype=torch.float64)
         gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
         before = gather(self.state, gradients, self.seen, count, count if self.seen else torch.zeros(1))

@@ -168,7 +168,9 @@ class AssociativeMemory(nn.Module):
                 mask = piece.mask(k.device)
                 y, moved = run(*parts, state, mask)
                 finite = _finite(moved)
-                if not bool(finite.all()):  # rare: again without the rows that are refused, or their NaN reaches gradients
+                if not bool(
+                    finite.all()
+                ):  # rare: again without the rows that are refused, or their NaN reaches gradients
                     parts = [None if x is None else torch.where(_rows(finite)(x), x, 0.0) for x in parts]
                     y, moved = run(*parts, state, mask)
                 y, state = self._accept(y, moved, finite, state, piece)

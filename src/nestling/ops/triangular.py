@@ -23,14 +23,17 @@ class _Solve(torch.autograd.Function):
         identity = torch.eye(strict.shape[-1], dtype=strict.dtype, device=strict.device).expand_as(strict)
         inverse = torch.linalg.solve_triangular(strict, identity, upper=False, unitriangular=True)
         solution = inverse @ right
-        ctx.save_for_backward(inverse, solution)
-        ctx.shape = right.shape
+        ctx.save_for_backward(strict, right, inverse, solution)
         return solution
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """`dR = A^T dX` and `dN = -dR X^T` below the diagonal, for the inverse `A`."""
-        inverse, solution = ctx.saved_tensors
-        right = inverse.mT @ gradients[0]
-        strict = (right @ solution.mT).sum_to_size(inverse.shape).neg().tril(-1)
-        return strict, right.sum_to_size(ctx.shape)
+        strict, right, inverse, solution = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: both as functions of the inputs again
+            identity = torch.eye(strict.shape[-1], dtype=strict.dtype, device=strict.device).expand_as(strict)
+            inverse = torch.linalg.solve_triangular(strict.tril(-1), identity, upper=False, unitriangular=True)
+            solution = inverse @ right
+        at_right = inverse.mT @ gradients[0]
+        at_strict = (at_right @ solution.mT).sum_to_size(inverse.shape).neg().tril(-1)
+        return at_strict, at_right.sum_to_size(right.shape)

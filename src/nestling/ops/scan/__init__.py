@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestling.ops.scan.chunk import chunk
+from nestling.ops.scan.chunk import chunk, neutral, over_heads
 from nestling.ops.scan.reference import reference
 from nestling.ops.scan.state import ScanState
 
@@ -62,6 +62,12 @@ def scan(
     exact = torch.promote_types(given, torch.float32)
     with torch.autocast(u.device.type, enabled=False):
         q, k, u, alpha, eps, theta = (None if x is None else x.to(exact) for x in (q, k, u, alpha, eps, theta))
+        if mask is not None:  # not even a NaN there is seen
+            k, q = (
+                None if x is None else torch.where(over_heads(mask, x.dim() - 1)[..., None], x, 0.0) for x in (k, q)
+            )
+            alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
+            u, alpha, eps, theta = neutral(mask, u, alpha, eps, theta)
         y, state = BACKENDS[name](q, k, u, alpha, eps, theta, mask, state, read, chunk_size)
     return (None if y is None else y.to(given)), state
 

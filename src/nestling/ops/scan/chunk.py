@@ -58,7 +58,7 @@ class Decay:
             return cls(now, now.shifted(), None)
         push, start = _products(theta)
         # a masked token's momentum is kept but not added to the memory
-        added = old if mask is None else old * _over_heads(mask, alpha.dim()).unsqueeze(-2)
+        added = old if mask is None else old * over_heads(mask, alpha.dim()).unsqueeze(-2)
         now = Weights(old, added @ push, memory, added @ start)
         return cls(now, now.shifted(), (push, start))
 
@@ -81,7 +81,7 @@ def _products(gate: Tensor) -> tuple[Tensor, Tensor]:
     return ratio.exp(), log.exp()[..., None]
 
 
-def _over_heads(mask: Tensor, dims: int) -> Tensor:
+def over_heads(mask: Tensor, dims: int) -> Tensor:
     """`mask [B, C]` as `[B, 1.., C]` with `dims` dimensions."""
     return mask.view(mask.shape[0], *[1] * (dims - 2), mask.shape[1])
 
@@ -172,8 +172,8 @@ def neutral(
         return u, alpha, eps, theta
 
     def fill(gate: Tensor, value: float) -> Tensor:
-        return torch.where(_over_heads(mask, gate.dim()), gate, value)
+        return torch.where(over_heads(mask, gate.dim()), gate, value)
 
-    write = torch.where(_over_heads(mask, u.dim() - 1)[..., None], u, 0.0)
+    write = torch.where(over_heads(mask, u.dim() - 1)[..., None], u, 0.0)
     eps, theta = None if eps is None else fill(eps, 0.0), None if theta is None else fill(theta, 1.0)
     return write, fill(alpha, 1.0), eps, theta
