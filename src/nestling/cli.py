@@ -216,7 +216,7 @@ def _sentence(error: BaseException) -> str:
 
 def _parser() -> ArgumentParser:
     """One subcommand a function; its booleans are flags."""
-    parser = ArgumentParser(prog="nestling", description="Language models that keep learning.")
+    parser = ArgumentParser(prog="nestling", description="Language models that keep learning.", parser_mode="toml")
     commands = parser.add_subcommands(dest="command")
     for function in (demo, train, learn, generate):
         sub = ArgumentParser(parser_mode="toml")
