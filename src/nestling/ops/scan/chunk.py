@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestling.ops.products import products_between
 from nestling.ops.scan.state import ScanState
 from nestling.ops.triangular import solve_unit_lower
 
@@ -29,13 +30,6 @@ class Weights:
     memory: Tensor
     momentum: Tensor | None
 
-    def shifted(self) -> Weights:
-        """The same weights one token later, with a first row that has seen only `M_0`."""
-        old = _shift(self.old, 0.0)
-        write = old if self.write is self.old else _shift(self.write, 0.0)
-        momentum = None if self.momentum is None else _shift(self.momentum, 0.0)
-        return Weights(old, write, _shift(self.memory, 1.0), momentum)
-
 
 @dataclass(frozen=True)
 class Decay:
@@ -52,33 +46,22 @@ class Decay:
     @classmethod
     def of(cls, alpha: Tensor, theta: Tensor | None, mask: Tensor | None) -> Decay:
         """`alpha, theta [B, H, C]`, already neutral at masked tokens; `mask [B, C]`."""
-        old, memory = _products(alpha)
+        old = products_between(alpha)
         if theta is None:
-            now = Weights(old, old, memory, None)
-            return cls(now, now.shifted(), None)
-        push, start = _products(theta)
+            return cls(_weights(old[..., 1:, :], None), _weights(old[..., :-1, :], None), None)
+        push = products_between(theta)[..., 1:, :]
         # a masked token's momentum is kept but not added to the memory
-        added = old if mask is None else old * over_heads(mask, alpha.dim()).unsqueeze(-2)
-        now = Weights(old, added @ push, memory, added @ start)
-        return cls(now, now.shifted(), (push, start))
+        added = old[..., 1:] if mask is None else old[..., 1:] * over_heads(mask, alpha.dim()).unsqueeze(-2)
+        write = added @ push
+        now, before = (_weights(old[..., rows, :], write[..., rows, :]) for rows in (slice(1, None), slice(-1)))
+        return cls(now, before, (push[..., 1:], push[..., :1]))
 
 
-def _shift(x: Tensor, first: float) -> Tensor:
-    return torch.cat([torch.full_like(x[..., :1, :], first), x[..., :-1, :]], dim=-2)
-
-
-def _products(gate: Tensor) -> tuple[Tensor, Tensor]:
-    """`prod_{r=s+1..t} gate_r` for t >= s (else 0), `[.., C, C]`, and `prod_{1..t} gate`, `[.., C, 1]`.
-
-    In the log domain, so that a product over a long chunk neither under- nor overflows on the way. A gate of
-    exactly 0 is raised to a floor far below rounding; the gradient passes straight through.
-    """
-    floor = torch.finfo(gate.dtype).tiny ** 0.5
-    log = (gate + (gate.clamp_min(floor) - gate).detach()).log().cumsum(-1)
-    length = gate.shape[-1]
-    future = torch.ones(length, length, dtype=torch.bool, device=gate.device).triu(1)
-    ratio = (log[..., :, None] - log[..., None, :]).masked_fill(future, -torch.inf)
-    return ratio.exp(), log.exp()[..., None]
+def _weights(old: Tensor, write: Tensor | None) -> Weights:
+    """Take the start's column off `[.., C, C + 1]`."""
+    if write is None:
+        return Weights(old[..., 1:], old[..., 1:], old[..., :1], None)
+    return Weights(old[..., 1:], write[..., 1:], old[..., :1], write[..., :1])
 
 
 def over_heads(mask: Tensor, dims: int) -> Tensor:
