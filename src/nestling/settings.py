@@ -92,6 +92,7 @@ class ModelSettings:
         num_attention_heads: heads of the mixer.
         intermediate_size: hidden width of the MLPs; none is 8/3 of the width.
         memory_hidden: hidden width of each memory of self-modifying Titans, per head; none is the head width.
+            Attention has none.
         chunk_size: of self-modifying Titans.
         sliding_window: tokens that attention sees; none sees all.
         levels: from fast to slow.
@@ -106,11 +107,14 @@ class ModelSettings:
     intermediate_size: int | None = None
     memory_hidden: int | None = 32
     chunk_size: int = 64
-    sliding_window: int | None = 256
+    sliding_window: int | None = None
     levels: list[LevelSettings] = field(default_factory=two_levels)
     level_variant: str = "superposed"
     learnt: str = "all"
 
     def to_dict(self) -> dict[str, Any]:
         """Arguments of `nestling.HopeConfig`."""
-        return {**asdict(self), "levels": [level.to_dict() for level in self.levels]}
+        settings = {**asdict(self), "levels": [level.to_dict() for level in self.levels]}
+        if self.mixer == "attention":
+            del settings["memory_hidden"]
+        return settings

@@ -156,6 +156,8 @@ BAD_CONFIGURATIONS = {
     "heads": ({"num_attention_heads": 3}, "hidden_size=16, num_attention_heads=3"),
     "head width": ({"mixer": "attention", "num_attention_heads": 16}, "heads=16.*even"),
     "window": ({"mixer": "attention", "sliding_window": 0}, "window=0"),
+    "window of a memory": ({"sliding_window": 8}, "sliding_window=8.*'self_modifying_titans'.*leave it out"),
+    "memory of attention": ({"mixer": "attention", "memory_hidden": 8}, "memory_hidden=8.*'attention'.*leave it out"),
     "chunks": ({"projection_chunk_size": 6}, "projection_chunk_size=6"),
     "width of a chain": ({"level_variant": "sequential", "intermediate_size": 41}, "hidden=41.*2"),
     "order of levels": ({"levels": [Level(12), Level(6)]}, "period 6 stands after 12"),

@@ -89,6 +89,10 @@ class HopeConfig(PreTrainedConfig):
         if self.hidden_size % self.num_attention_heads:
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"{given}: the width must be a multiple of the heads")
+        others = {"attention": ("memory_hidden", "projection_chunk_size"), "self_modifying_titans": ("sliding_window",)}
+        for name in others[self.mixer]:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)} means nothing to mixer={self.mixer!r}; leave it out")
         if self.learnt == "all" and self.levels and self.level_variant != "superposed":
             raise ValueError(
                 "learnt='all' moves weights outside the chain of MLPs; it needs level_variant='superposed'"
