@@ -97,7 +97,7 @@ class ModelSettings:
         sliding_window: tokens that attention sees; none sees all.
         levels: from fast to slow.
         level_variant: superposed or sequential.
-        learnt: all or mlp.
+        learnt: all, blocks or mlp.
     """
 
     mixer: str = "self_modifying_titans"

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from nestling.levels import effective, initial
@@ -68,8 +67,9 @@ def test_the_memory_alone_carries_what_was_learnt(name):
 def test_an_inner_update_is_the_gradient_of_the_models_own_loss(name):
     """The first update, by ordinary training: one step of plain descent on the first segment's mean loss, by row."""
     net, ids = rated(name, 0.1), text(2, PERIOD + 1)
+    net.lm_head.weight = torch.nn.Parameter(net.lm_head.weight.detach().clone())  # a tied weight has two gradients
     _, cache = read(net, ids)
-    weights, level = dict(net.model.stack.named_parameters()), cache.memory[0]
+    weights, level = net.learnable_weights(), cache.memory[0]
     for b in range(2):
         logits = net(ids[b : b + 1, :PERIOD], past_key_values=HopeCache("off")).logits
         loss = F.cross_entropy(logits[0], ids[b, 1:])
@@ -95,21 +95,19 @@ def test_outer_gradients_are_of_first_order(name):
     net, ids = model(name), text(2, L)
     names, parameters = zip(*net.named_parameters(), strict=True)
     found = gradients(net(ids).logits, parameters)
-    weights, mixers, outputs = net.stack_weights(), net.model.stack.init_state(2), []
+    weights, mixers, outputs = net.learnable_weights(), net.model.stack.init_state(2), []
     for start in range(0, L, PERIOD):
         memory = read(net, ids[:, : start + 1])[1].memory  # as it stands when the segment begins
         now = {**weights, **effective(memory, weights)}
-        hidden, mixers = functional_call(
-            net.model.stack, now, (net.embed(ids[:, start : start + PERIOD]), mixers, None)
-        )
-        outputs.append(net.lm_head(hidden))
+        logits, mixers = net.run(now, ids[:, start : start + PERIOD], mixers, None)
+        outputs.append(logits)
     for parameter, mine, theirs in zip(names, found, gradients(torch.cat(outputs, 1), parameters), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9, msg=lambda m, p=parameter: f"{p}: {m}")
 
 
 def frozen(net, ids):
     """Logits with every level at zero difference, learning off, the text read in segments as a learning model does."""
-    cache = HopeCache("off", initial(net.levels, net.moves, net.stack_weights(), len(ids)))
+    cache = HopeCache("off", initial(net.levels, net.moves, net.learnable_weights(), len(ids)))
     return torch.cat([read(net, piece, cache)[0] for piece in ids.split(PERIOD, dim=1)], dim=1)
 
 
@@ -196,3 +194,27 @@ def test_levels_of_the_parameter_regime_stand_still_while_reading():
     logits, cache = read(net, ids)
     assert cache.memory is None and cache.learning == "off" and config("hope").learning == "context"
     same(logits, read(model("hope", learning="off"), ids)[0])
+
+
+def test_the_head_learns_and_the_embedding_stays():
+    """`learnt="all"` moves the head's work; tokens are looked up as before, though both are one weight at rest."""
+    net, ids = model("hope-attention"), text(2, L)
+    assert net.lm_head.weight is net.model.embed_tokens.weight
+    before, embedded = net.lm_head.weight.clone(), net.embed(ids)
+    memory = read(net, ids)[1].memory
+    assert memory[0].weights["lm_head.weight"].value.any() and "lm_head.weight" in memory[1].weights
+    same(net.lm_head.weight, before)
+    same(net.embed(ids), embedded)
+    blocks = model("hope-attention", learnt="blocks")
+    assert set(memory[0].weights) - set(read(blocks, ids)[1].memory[0].weights) == {"lm_head.weight"}
+
+
+@models_that_learn
+@pytest.mark.parametrize("keep", [1, 5])
+def test_only_the_logits_that_are_wanted(name, keep):
+    """`logits_to_keep` changes nothing but how many are returned: not those kept, not what was learnt."""
+    net, ids = model(name), text(2, L)
+    logits, cache = read(net, ids)
+    last, same_cache = read(net, ids, logits_to_keep=keep)
+    same(last, logits[:, -keep:])
+    same(knowledge(same_cache), knowledge(cache))

@@ -16,20 +16,20 @@ from tests.tiny import model, read, text
 LEVELS = [Level(64, lr=0.3), Level(256, lr=0.5, rule=RetainSeen(0.1))]
 SETTINGS = {
     "hope": {"projection_chunk_size": 16},
-    "hope-sequential": {"memory_momentum": False},
+    "hope-sequential": {"memory_momentum": False, "projection_chunk_size": 32},
     "hope-attention": {},
 }
 
 
 def long_reader(name, **changes):
-    return model(name, levels=LEVELS, **{"chunk_size": 16, "projection_chunk_size": 32, **changes}).float()
+    return model(name, levels=LEVELS, **{"chunk_size": 16, **changes}).float()
 
 
 def sizes(net, cache):
     """Over all memories of the session, how much larger a weight's norm is than at the start; and of the levels."""
     start, now = (named(mixers) for mixers in (net.model.stack.init_state(1), cache.session.mixers))
     grown = [(now[n].norm() / t.norm()).item() for n, t in start.items() if "/weights/" in n]
-    weights = net.stack_weights()
+    weights = net.learnable_weights()
     moved = [
         (d.value.norm() / weights[n].norm()).item() for level in cache.memory or () for n, d in level.weights.items()
     ]

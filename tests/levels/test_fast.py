@@ -226,12 +226,12 @@ def test_second_moments_are_those_of_the_inputs():
     """`sum x x^T` by row of what each named weight is multiplied with, real tokens only; the hooks go in any case."""
     module = nn.Sequential(nn.Linear(IN, 3), nn.Tanh(), nn.Linear(3, OUT)).double()
     x, mask = randn(B, P, IN), torch.rand(B, P) < 0.7
-    with second_moments(module, ["0.weight", "2.weight"], mask) as seen:
+    with second_moments({"0.weight": module[0], "2.weight": module[2]}, mask) as seen:
         module(x)
     for name, inputs in (("0.weight", x), ("2.weight", module[:2](x))):
         for b in range(B):
             expected = sum(torch.outer(v, v) for v in inputs[b, mask[b]].detach())
             close(seen[name][b], expected)
-    with pytest.raises(RuntimeError), second_moments(module, ["0.weight"], None):
+    with pytest.raises(RuntimeError), second_moments({"0.weight": module[0]}, None):
         raise RuntimeError
     assert not any(m._forward_pre_hooks for m in module)

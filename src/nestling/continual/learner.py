@@ -159,7 +159,7 @@ class Learner:
         heads = {name.split("/")[0] for name in tensors}
         batch = 1
         if "memory" in heads:
-            template.cache.memory = initial(self.model.levels, self.model.moves, self.model.stack_weights(), batch)
+            template.cache.memory = initial(self.model.levels, self.model.moves, self.model.learnable_weights(), batch)
         if "session" in heads:
             template.cache.session = start_session(self.model, batch)
         if "logits" in heads:

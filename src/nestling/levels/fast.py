@@ -71,10 +71,12 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
 
 
 def effective(fast: FastWeights, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`W_0 + sum_l D_l [B, out, in]` of every weight that a level moves, in the dtype of `W_0`."""
+    """`W_0 + sum_l D_l [B, out, in]` of every one of `weights` that a level moves, in the dtype of `W_0`."""
     total: dict[str, Tensor] = {}
     for level in fast:
         for name, difference in level.weights.items():
+            if name not in weights:
+                continue
             total[name] = total[name] + difference.value if name in total else difference.value
     return {name: weights[name] + value.to(weights[name].dtype) for name, value in total.items()}
 
@@ -179,8 +181,8 @@ def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:
 
 
 @contextmanager
-def second_moments(module: nn.Module, names: list[str], mask: Tensor | None) -> Iterator[dict[str, Tensor]]:
-    """While open, a forward pass of `module` fills the dictionary with `sum x x^T [B, in, in]` of each named weight.
+def second_moments(modules: Mapping[str, nn.Module], mask: Tensor | None) -> Iterator[dict[str, Tensor]]:
+    """While open, every forward pass of a module leaves the `sum x x^T [B, in, in]` of its inputs under the module's name.
 
     mask: `[B, L]`, True where a token is real. The hooks go when the block ends.
     """
@@ -195,7 +197,7 @@ def second_moments(module: nn.Module, names: list[str], mask: Tensor | None) -> 
 
         return record
 
-    handles = [module.get_submodule(n.removesuffix(".weight")).register_forward_pre_hook(hook(n)) for n in names]
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
     try:
         yield found
     finally:

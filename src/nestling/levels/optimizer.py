@@ -41,7 +41,8 @@ class LevelOptimizer:
         self.weights: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.state = initial(levels, moves, self.weights, batch=1)
         asking = [names for level, names in zip(levels, moves, strict=True) if isinstance(level.rule, RetainSeen)]
-        self.watched = sorted({name for names in asking for name in names})
+        watched = sorted({name for names in asking for name in names})
+        self.watched = {name: module.get_submodule(name.removesuffix(".weight")) for name in watched}
         self.seen: dict[str, Tensor] = {}
 
     @property
@@ -87,7 +88,7 @@ class LevelOptimizer:
 class _Watch:
     def __init__(self, optimizer: LevelOptimizer) -> None:
         self.optimizer = optimizer
-        self.hooks = second_moments(optimizer.module, optimizer.watched, None)
+        self.hooks = second_moments(optimizer.watched, None)
 
     def __enter__(self) -> None:
         self.found = self.hooks.__enter__()

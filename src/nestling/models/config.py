@@ -11,7 +11,7 @@ from nestling.levels import Level, as_levels
 
 MIXERS = ("self_modifying_titans", "attention")
 LEARNING = ("context", "parameter", "off")
-LEARNT = ("mlp", "all")
+LEARNT = ("mlp", "blocks", "all")
 
 
 @strict
@@ -23,7 +23,8 @@ class HopeConfig(PreTrainedConfig):
     level_variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
     learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
         `nestling.levels.LevelOptimizer`; "off" - nothing moves.
-    learnt: which weights superposed levels move: "mlp", the continuum memory's; or "all", every linear map of a block.
+    learnt: which weights superposed levels move: "mlp", the continuum memory's; "blocks", every linear map of a block; or
+        "all", the output head too (where it is tied to the embedding, only its work as a head changes).
     intermediate_size: hidden width of the MLP (over its whole chain); None is 8/3 of hidden_size, rounded to 8 a part.
     sliding_window: how many tokens attention sees, itself included; None is all.
     memory_hidden: hidden width of each memory of self-modifying Titans, per head; None is the head width.
@@ -93,10 +94,12 @@ class HopeConfig(PreTrainedConfig):
         for name in others[self.mixer]:
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} means nothing to mixer={self.mixer!r}; leave it out")
-        if self.learnt == "all" and self.levels and self.level_variant != "superposed":
+        if self.learnt != "mlp" and self.levels and self.level_variant != "superposed":
             raise ValueError(
-                "learnt='all' moves weights outside the chain of MLPs; it needs level_variant='superposed'"
+                f"learnt={self.learnt!r} moves weights outside the chain of MLPs; it needs level_variant='superposed'"
             )
+        if self.learnt == "all" and self.levels and self.learning == "parameter":
+            raise ValueError("learnt='all' needs learning='context'; an optimiser's levels take 'blocks' or 'mlp'")
 
     def level_objects(self) -> list[Level]:
         """The levels as `nestling.Level`s."""

@@ -18,6 +18,8 @@ from nestling.models import reading
 from nestling.models.cache import HopeCache, Session
 from nestling.models.config import HopeConfig
 
+HEAD = "lm_head.weight"
+
 
 def make_mixer(config: HopeConfig) -> nn.Module:
     """The mixer that a configuration names."""
@@ -61,8 +63,8 @@ class Stack(nn.Module):
         return self.norm(x), tuple(after)
 
     def moves(self, learnt: str) -> list[list[str]]:
-        """For each level the names of the weights it moves: the continuum memories', or every linear map's."""
-        if learnt == "all":
+        """For each level the names of the weights it moves: the continuum memories' ("mlp"), or every linear map's."""
+        if learnt != "mlp":
             names = [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Linear)]
             return [names for _ in self.layers[0].mlp.levels]  # type: ignore[union-attr]
         names: list[list[str]] = [[] for _ in self.layers[0].mlp.levels]
@@ -118,12 +120,16 @@ class HopeModel(HopePreTrainedModel):
         cache.advance(x.shape[1])
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache if use_cache else None)
 
+    def stack_weights(self) -> dict[str, Tensor]:
+        """The weights of the blocks, by name."""
+        return dict(self.stack.named_parameters())
+
     def read(self, x: Tensor, lengths: Tensor | None, cache: HopeCache) -> Tensor:
         """Left-aligned `x [B, L, D]` through the blocks, with what the cache's memory holds; the session moves on."""
         session = cache.session or Session(self.stack.init_state(x.shape[0]))
         if session.segment is not None:
             raise ValueError("this cache learns; read it with HopeForCausalLM, or begin one with learning='off'")
-        weights = effective(cache.memory or (), dict(self.stack.named_parameters()))
+        weights = effective(cache.memory or (), self.stack_weights())
         hidden, mixers = functional_call(self.stack, weights, (x, session.mixers, lengths))
         cache.session = Session(mixers)
         return hidden
@@ -141,18 +147,36 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
     def __init__(self, config: HopeConfig) -> None:
         super().__init__(config)
         self.model = HopeModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.levels = config.level_objects()
-        self.moves = self.model.stack.moves(config.learnt)
+        head = [HEAD] if config.learnt == "all" else []
+        self.moves = [names + head for names in self.model.stack.moves(config.learnt)]
         asking = [
             names for level, names in zip(self.levels, self.moves, strict=True) if isinstance(level.rule, RetainSeen)
         ]
         self.watched = sorted({name for names in asking for name in names})
         self.post_init()
 
-    def stack_weights(self) -> dict[str, Tensor]:
-        """The initial state of the levels: the weights of the blocks, by name."""
-        return dict(self.model.stack.named_parameters())
+    def learnable_weights(self) -> dict[str, Tensor]:
+        """The weights that levels may move, by name: those of the blocks, and the head's. Levels start from them."""
+        return self.model.stack_weights() | {HEAD: self.lm_head.weight}
+
+    def watched_modules(self) -> dict[str, nn.Module]:
+        """By a weight's name the module that uses it, for the levels that retain what was seen."""
+        stack = self.model.stack
+        return {n: self.lm_head if n == HEAD else stack.get_submodule(n.removesuffix(".weight")) for n in self.watched}
+
+    def run(
+        self, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """Logits of left-aligned tokens `[B, L]`, and the mixers' states after them, with `weights` for the model's own."""
+        stack = {name: weight for name, weight in weights.items() if name != HEAD}
+        hidden, mixers = functional_call(self.model.stack, stack, (self.embed(ids), mixers, lengths))
+        return self.head(hidden, weights), mixers
+
+    def head(self, hidden: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """`[B, L, D] -> [B, L, V]`, with the head in `weights` where there is one."""
+        return functional_call(self.lm_head, {"weight": weights.get(HEAD, self.lm_head.weight)}, (hidden,))
 
     def embed(self, ids: Tensor) -> Tensor:
         """`[B, L] -> [B, L, D]`."""
@@ -185,19 +209,20 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             )
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         cache = past_key_values or self.new_cache()
-        read = self._learn if cache.learning == "context" else self._read
-        hidden = read(input_ids, attention_mask, position_ids, cache, inputs_embeds)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
-        logits = self.lm_head(hidden if isinstance(keep, int) else hidden[:, keep])
+        keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        if cache.learning == "context":
+            logits = self._learn(input_ids, attention_mask, position_ids, cache, inputs_embeds, logits_to_keep)[:, keep]
+        else:
+            hidden = self.model(input_ids, attention_mask, position_ids, cache, inputs_embeds).last_hidden_state
+            weights = effective(cache.memory or (), {HEAD: self.lm_head.weight})
+            logits = self.head(hidden[:, keep], weights)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
 
-    def _read(self, ids: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any) -> Tensor:
-        return self.model(ids, mask, positions, cache, embeds).last_hidden_state
-
-    def _learn(self, ids: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any) -> Tensor:
+    def _learn(self, ids: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any, keep: Any) -> Tensor:
+        """Logits `[B, L, V]`, of the last `keep` tokens at least."""
         if not self.levels:
             raise ValueError("learning='context' but the model has no levels; give the configuration levels")
         if ids is None or embeds is not None:
@@ -208,9 +233,10 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         with torch.inference_mode(False), torch.set_grad_enabled(outer):
             ids = ids.clone() if ids.is_inference() else ids
             rows = Rows(ids, mask, positions, cache)
-            hidden = rows.back(reading.read(self, rows.align(ids), rows.lengths, cache))
+            keep = keep if isinstance(keep, int) and rows.lengths is None else 0
+            logits = rows.back(reading.read(self, rows.align(ids), rows.lengths, cache, keep))
         cache.advance(ids.shape[1])
-        return hidden
+        return logits
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):  # type: ignore[no-untyped-def]
         if generation_config.cache_implementation is not None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from nestling.levels import FastWeights, effective, gather, initial, second_moments, step
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
     from nestling.models.hope import HopeForCausalLM
 
 
-def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: HopeCache) -> Tensor:
-    """Hidden states `[B, L, D]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
+def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0) -> Tensor:
+    """Logits `[B, L, V]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
 
     lengths: `[B]` int64 on the CPU, the real tokens of each row, None for all.
+    keep: how many of the last tokens' logits are wanted; those before may then be left out. 0 wants all.
     """
     batch, length = ids.shape
     period = model.levels[0].period
@@ -39,7 +39,7 @@ def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: Hop
     if session.segment is None:
         raise ValueError("this cache was begun with learning='off'; begin a new one to learn")
     if cache.memory is None:
-        cache.memory = initial(model.levels, model.moves, model.stack_weights(), batch)
+        cache.memory = initial(model.levels, model.moves, model.learnable_weights(), batch)
     cache.memory = _for_rows(cache.memory, batch)
     outputs = []
     cut = pieces(session.segment.count % period, lengths, length, period)
@@ -49,11 +49,12 @@ def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: Hop
         after = int(piece.start[0]) + piece.width
         if piece.uniform and piece.width == period and after < length:
             labels = ids[:, after - period + 1 : after + 1]
-            hidden, mixers = _read_and_learn(model, tokens, labels, session.mixers, cache)
+            logits, mixers = _read_and_learn(model, tokens, labels, session.mixers, cache)
             session = Session(mixers, _empty_segment(session.segment, mixers))
         else:
-            hidden, session = _read_on(model, tokens, piece, session, cache)
-        outputs.append(hidden)
+            logits, session = _read_on(model, tokens, piece, session, cache)
+        early = length - keep - int(piece.start[0]) if keep and piece.uniform else 0
+        outputs.append(logits[:, early:].clone() if early > 0 else logits)
     cache.session = session
     return join(outputs, cut, length)
 
@@ -94,23 +95,23 @@ def _read_on(model: HopeForCausalLM, tokens: Tensor, piece: Piece, session: Sess
     """Read a stretch inside a segment and remember its tokens."""
     assert session.segment is not None and cache.memory is not None
     lengths = None if piece.mask(tokens.device) is None else piece.count
-    weights = effective(cache.memory, model.stack_weights())
-    hidden, mixers = functional_call(model.model.stack, weights, (model.embed(tokens), session.mixers, lengths))
+    weights = effective(cache.memory, model.learnable_weights())
+    logits, mixers = model.run(weights, tokens, session.mixers, lengths)
     segment = session.segment
     places = segment.count[:, None] + torch.arange(piece.width)
     real = torch.arange(piece.width) < piece.count[:, None]
     spare = segment.tokens.shape[1]  # one more column takes the padding
     places = torch.where(real, places, spare).to(tokens.device)
     kept = F.pad(segment.tokens, (0, 1)).scatter(1, places, tokens)[:, :-1]
-    return hidden, Session(mixers, Segment(kept, segment.count + piece.count, segment.mixers))
+    return logits, Session(mixers, Segment(kept, segment.count + piece.count, segment.mixers))
 
 
 def _read_and_learn(model: HopeForCausalLM, tokens: Tensor, labels: Tensor, mixers: tuple, cache: HopeCache) -> tuple:  # type: ignore[type-arg]
     """Read a whole segment, all of whose labels are here, and move the levels: one pass forward, one back."""
     assert cache.memory is not None
     outer = torch.is_grad_enabled()
-    hidden, mixers, cache.memory = _pass(model, tokens, labels, None, None, mixers, cache.memory, outer)
-    return hidden, mixers
+    logits, mixers, cache.memory = _pass(model, tokens, labels, None, None, mixers, cache.memory, outer)
+    return logits, mixers
 
 
 def _learn_full(model: HopeForCausalLM, session: Session, cache: HopeCache, label: Tensor, coming: Tensor) -> Session:
@@ -158,13 +159,12 @@ def _pass(
     """Forward over a segment, gradient of its loss at every moved weight, one tick of the levels."""
     mask = None if count is None else (torch.arange(tokens.shape[1]) < count[:, None]).to(tokens.device)
     with _gradients(outer):
-        weights = effective(memory, model.stack_weights())
+        weights = effective(memory, model.learnable_weights())
         if not outer:
             weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        with second_moments(model.model.stack, model.watched, mask) as seen:
+        with second_moments(model.watched_modules(), mask) as seen:
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
-            hidden, after = functional_call(model.model.stack, weights, (model.embed(tokens), mixers, lengths))
-        logits = model.lm_head(hidden)
+            logits, after = model.run(weights, tokens, mixers, lengths)
         exact = torch.promote_types(logits.dtype, torch.float32)
         losses = F.cross_entropy(logits.mT.to(exact), labels, reduction="none")
         losses = losses if mask is None else losses.masked_fill(~mask, 0.0)
@@ -172,11 +172,11 @@ def _pass(
     tokens_read = torch.full((tokens.shape[0],), tokens.shape[1]) if count is None else count
     gradients = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), found, strict=True)}
     if not outer:
-        hidden, after = hidden.detach(), tree_map(Tensor.detach, after)
+        logits, after = logits.detach(), tree_map(Tensor.detach, after)
     with torch.no_grad():
         counted = tokens_read.to(tokens.device)
         memory = step(model.levels, gather(memory, gradients, seen, counted, counted))
-    return hidden, after, memory
+    return logits, after, memory
 
 
 def _gradients(outer: bool):  # type: ignore[no-untyped-def]
@@ -187,12 +187,12 @@ def _gradients(outer: bool):  # type: ignore[no-untyped-def]
 @torch.no_grad()
 def calibrate(model: HopeForCausalLM, ids: Tensor, memory: FastWeights | None) -> FastWeights:
     """Enter the inputs that reading `ids [B, L]` gives every moved weight as seen. No weight moves."""
-    memory = memory or initial(model.levels, model.moves, model.stack_weights(), ids.shape[0])
+    memory = memory or initial(model.levels, model.moves, model.learnable_weights(), ids.shape[0])
     mixers = model.model.stack.init_state(ids.shape[0])
-    weights = effective(memory, model.stack_weights())
+    weights = effective(memory, model.learnable_weights())
     for tokens in ids.split(model.levels[0].period, dim=1):
-        with second_moments(model.model.stack, model.watched, None) as seen:
-            _, mixers = functional_call(model.model.stack, weights, (model.embed(tokens), mixers, None))
+        with second_moments(model.watched_modules(), None) as seen:
+            _, mixers = model.run(weights, tokens, mixers, None)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
         memory = gather(memory, None, seen, count, count)
     return memory
