@@ -47,7 +47,7 @@ ARCHITECTURES = {
     "Transformer++": (dict(mixer="attention", num_attention_heads=4, sliding_window=256), 2e-3),
 }
 FINE_TUNING = {
-    "sgd": (0.05, 0.1, 0.2, 0.4),
+    "sgd": (0.1, 0.2, 0.3, 0.4),
     "adamw": (5e-4, 1e-3, 2e-3),
 }
 
