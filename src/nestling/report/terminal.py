@@ -10,7 +10,6 @@ from rich.text import Text
 from nestling.report import content
 from nestling.report.schema import Results, check
 
-
 NUMBER = 14  # characters: what is longer is a sentence, and may fold
 
 
