@@ -207,14 +207,15 @@ class AssociativeMemory(nn.Module):
             _, alpha, eta, theta = neutral(mask, k, alpha, eta, theta)  # a rate of 0 writes and erases nothing
         decay = Decay.of(alpha, theta, mask)
         after: list[ScanState | None] = [None] * len(state.weights)
+        fresh = held is state.weights  # at a chunk's start what is written was read from the running weights already
         writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
             """`x_t W_i` for the running weight, which the scan moves on."""
-            x_in, surprise = writes[i]
+            x_in, found, surprise = writes[i]
             eps, step = self.rule.factors(eta, x_in)
             start = ScanState(state.weights[i], momentum[i])
-            y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive")
+            y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive", found if fresh else None)
             return y
 
         y = None

@@ -70,23 +70,30 @@ def over_heads(mask: Tensor, dims: int) -> Tensor:
 
 
 def chunk_step(
-    q: Tensor | None, k: Tensor, u: Tensor, eps: Tensor | None, decay: Decay, state: ScanState, read: str | None
+    q: Tensor | None,
+    k: Tensor,
+    u: Tensor,
+    eps: Tensor | None,
+    decay: Decay,
+    state: ScanState,
+    read: str | None,
+    found: Tensor | None = None,
 ) -> tuple[Tensor | None, ScanState]:
-    """One chunk, with gates that are neutral at masked tokens (`neutral`)."""
+    """One chunk, with gates that are neutral at masked tokens (`neutral`). found: `k M_0`, where that is known."""
     memory, momentum = state.memory, state.momentum
     now, before = decay.now, decay.before
     if eps is None:
         erased = None
     elif momentum is None:
-        u, erased = _corrected(k, u, eps, before, memory), None  # an erasure is then one more write along the key
+        u, erased = _corrected(k, u, eps, before, k @ memory if found is None else found), None  # an erasure is then one more write along the key
     else:
-        erased = _erased(k, u, eps, before, memory, momentum)
+        erased = _erased(k, u, eps, before, k @ memory if found is None else found, momentum)
 
     y = None
     if read is not None and q is not None:
         seen = before if read == "exclusive" else now
         scores = q @ k.mT
-        y = _start(q, seen, memory, momentum) + (scores * seen.write) @ u
+        y = _start(q, seen, q @ memory, momentum) + (scores * seen.write) @ u
         if erased is not None:
             y = y - (scores * seen.old) @ erased
 
@@ -102,23 +109,23 @@ def chunk_step(
     return y, ScanState(after, start[..., -1:, :] * momentum + k.mT @ (push[..., -1:, :].mT * u))
 
 
-def _corrected(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor) -> Tensor:
+def _corrected(k: Tensor, u: Tensor, eps: Tensor, before: Weights, found: Tensor) -> Tensor:
     """`w_t = u_t - eps_t k_t M_{t-1}` without momentum, where `M_{t-1}` holds the `w` before: one triangular system."""
     system = eps[..., :, None] * before.old * (k @ k.mT)
-    return solve_unit_lower(system, u - eps[..., :, None] * _start(k, before, memory, None))
+    return solve_unit_lower(system, u - (eps[..., :, None] * before.memory) * found)
 
 
-def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor, momentum: Tensor) -> Tensor:
+def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, found: Tensor, momentum: Tensor) -> Tensor:
     """`eps_t k_t M_{t-1}` with momentum: writes and erasures decay differently."""
     gram = k @ k.mT
-    found = _start(k, before, memory, momentum) + (gram * before.write) @ u
+    held = _start(k, before, found, momentum) + (gram * before.write) @ u
     system = eps[..., :, None] * before.old * gram
-    return solve_unit_lower(system, eps[..., :, None] * found)
+    return solve_unit_lower(system, eps[..., :, None] * held)
 
 
-def _start(x: Tensor, weights: Weights, memory: Tensor, momentum: Tensor | None) -> Tensor:
-    """What `x` reads of the state the chunk began with."""
-    y = weights.memory * (x @ memory)
+def _start(x: Tensor, weights: Weights, found: Tensor, momentum: Tensor | None) -> Tensor:
+    """What `x` reads of the state the chunk began with; `found = x M_0`."""
+    y = weights.memory * found
     return y if momentum is None else y + weights.momentum * (x @ momentum)
 
 
