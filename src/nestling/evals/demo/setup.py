@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nestling.levels import Level
 from nestling.memory import RetainSeen
@@ -42,7 +42,7 @@ SIZES = {
 }
 
 # learning rates: the best of a sweep on the old domain's training text (docs/LOG.md)
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[dict[str, Any], float]] = {
     "Hope": (dict(mixer="self_modifying_titans", num_attention_heads=1, memory_hidden=32, intermediate_size=312), 4e-3),
     "Transformer++": (dict(mixer="attention", num_attention_heads=4, sliding_window=256), 2e-3),
 }

@@ -82,12 +82,13 @@ def chunk_step(
     """One chunk, with gates that are neutral at masked tokens (`neutral`). found: `k M_0`, where that is known."""
     memory, momentum = state.memory, state.momentum
     now, before = decay.now, decay.before
-    if eps is None:
-        erased = None
-    elif momentum is None:
-        u, erased = _corrected(k, u, eps, before, k @ memory if found is None else found), None  # an erasure is then one more write along the key
-    else:
-        erased = _erased(k, u, eps, before, k @ memory if found is None else found, momentum)
+    erased = None
+    if eps is not None:
+        found = k @ memory if found is None else found
+        if momentum is None:
+            u = _corrected(k, u, eps, before, found)  # an erasure is then one more write along the key
+        else:
+            erased = _erased(k, u, eps, before, found, momentum)
 
     y = None
     if read is not None and q is not None:
@@ -126,7 +127,10 @@ def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, found: Tensor, m
 def _start(x: Tensor, weights: Weights, found: Tensor, momentum: Tensor | None) -> Tensor:
     """What `x` reads of the state the chunk began with; `found = x M_0`."""
     y = weights.memory * found
-    return y if momentum is None else y + weights.momentum * (x @ momentum)
+    if momentum is None:
+        return y
+    assert weights.momentum is not None
+    return y + weights.momentum * (x @ momentum)
 
 
 def chunk(
@@ -147,9 +151,10 @@ def chunk(
     u, alpha, eps, theta = neutral(mask, u, alpha, eps, theta)
     for start in range(0, k.shape[-2], chunk_size):
         part = slice(start, start + chunk_size)
-        tokens = [None if x is None else x[..., part, :] for x in (q, k, u)]
-        gates = [None if x is None else x[..., part] for x in (alpha, theta, mask)]
-        y, state = chunk_step(*tokens, None if eps is None else eps[..., part], Decay.of(*gates), state, read)
+        q_part = None if q is None else q[..., part, :]
+        eps_part, theta_part, mask_part = (None if x is None else x[..., part] for x in (eps, theta, mask))
+        decay = Decay.of(alpha[..., part], theta_part, mask_part)
+        y, state = chunk_step(q_part, k[..., part, :], u[..., part, :], eps_part, decay, state, read)
         outputs.append(y)
     return (None if read is None or q is None else torch.cat(outputs, dim=-2)), state
 
@@ -160,10 +165,11 @@ def neutral(
     """A masked token writes nothing, erases nothing and lets nothing decay: `u = 0, alpha = 1, eps = 0, theta = 1`."""
     if mask is None:
         return u, alpha, eps, theta
-
-    def fill(gate: Tensor, value: float) -> Tensor:
-        return torch.where(over_heads(mask, gate.dim()), gate, value)
-
     write = torch.where(over_heads(mask, u.dim() - 1)[..., None], u, 0.0)
-    eps, theta = None if eps is None else fill(eps, 0.0), None if theta is None else fill(theta, 1.0)
-    return write, fill(alpha, 1.0), eps, theta
+    eps, theta = None if eps is None else fill(eps, mask, 0.0), None if theta is None else fill(theta, mask, 1.0)
+    return write, fill(alpha, mask, 1.0), eps, theta
+
+
+def fill(gate: Tensor, mask: Tensor, value: float) -> Tensor:
+    """`gate [B, H, C]`, and `value` at masked tokens."""
+    return torch.where(over_heads(mask, gate.dim()), gate, value)
