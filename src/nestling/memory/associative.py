@@ -220,7 +220,8 @@ class AssociativeMemory(nn.Module):
             theta = None if theta is None else fill(theta, mask, 1.0)
         decay = Decay.of(alpha, theta, mask)
         after: dict[int, ScanState] = {}
-        fresh = held is state.weights  # at a chunk's start what is written was read from the running weights already
+        # at a chunk's start the running weights are those just read, and give the same outputs
+        fresh = not self.detach_writes and self._at_start(state)
         writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
@@ -239,6 +240,13 @@ class AssociativeMemory(nn.Module):
             for i in range(len(writes)):
                 product(i, None)
         return y, tuple(after[i] for i in range(len(writes)))
+
+    def _at_start(self, state: MemoryState) -> bool:
+        """Whether every row begins a chunk: `weights` are `start`, for gradients as well as in value."""
+        if state.weights is state.start:
+            return True
+        apart = any(w.requires_grad for w in (*state.weights, *state.start))  # gradients might want to tell them apart
+        return not apart and not bool((state.position % self.chunk_size).any())
 
     def _accept(
         self, y: Tensor | None, moved: tuple[ScanState, ...], finite: Tensor, state: MemoryState, piece: Piece
