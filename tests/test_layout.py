@@ -113,7 +113,7 @@ def test_what_a_package_lists_it_has(package):
 def test_what_the_root_lists_it_has():
     """Names are imported when they are first used; each one leads somewhere, and a wrong one raises."""
     assert [name for name in nestling.__all__ if getattr(nestling, name, None) is None] == []
-    assert set(nestling.__all__) <= set(dir(nestling))
+    assert set(nestling._HOMES) <= set(nestling.__all__) <= set(dir(nestling))
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = nestling.nothing
 

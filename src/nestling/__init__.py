@@ -20,9 +20,9 @@ _HOMES = {
     "Learner": "continual",
     "Level": "levels",
 }
-_PACKAGES = ("continual", "evals", "layers", "levels", "memory", "models", "ops", "report", "train")
 
-__all__ = [*_HOMES, *_PACKAGES]
+__all__ = ["AssociativeMemory", "HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel", "Learner", "Level"]
+__all__ += ["continual", "evals", "layers", "levels", "memory", "models", "ops", "report", "train"]
 
 if TYPE_CHECKING:
     from nestling import continual, evals, layers, levels, memory, models, ops, report, train
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"nestling.{_HOMES[name]}"), name)
-    if name in _PACKAGES:
+    if name in __all__:
         return importlib.import_module(f"nestling.{name}")
     raise AttributeError(f"module 'nestling' has no attribute {name!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +200,7 @@ class _progress:
         self.bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
         self.task = self.bar.add_task(name, total=total, note="")
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
+    def __enter__(self) -> Callable[[int, str], None]:
         self.bar.start()
         return lambda steps, note: self.bar.update(self.task, advance=steps, note=note)
 

@@ -125,7 +125,9 @@ class Learner:
         options = {"max_new_tokens": 100, "do_sample": False, **options}
         mask = torch.ones_like(ids)
         out = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
-        return self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        text = self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert isinstance(text, str)  # a list of them only for a batch
+        return text
 
     def end_context(self, user: str = "default") -> None:
         """The context is over: learn its unfinished segment, and let the levels that reset go back to their start."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +28,16 @@ class AttentionState(State):
     when: Tensor
     position: Tensor
 
-    def where(self, rows: Tensor, other: AttentionState) -> AttentionState:
+    def where(self, rows: Tensor, other: Self) -> Self:
         width = max(self.when.shape[1], other.when.shape[1])
-        return State.where(self._padded(width), rows, other._padded(width))
+        return super(AttentionState, self._padded(width)).where(rows, other._padded(width))
 
-    def _padded(self, width: int) -> AttentionState:
+    def _padded(self, width: int) -> Self:
         extra = width - self.when.shape[1]
         if extra == 0:
             return self
         k, v = (F.pad(x, (0, 0, 0, 0, 0, extra)) for x in (self.k, self.v))
-        return AttentionState(k, v, F.pad(self.when, (0, extra), value=-1), self.position)
+        return replace(self, k=k, v=v, when=F.pad(self.when, (0, extra), value=-1))
 
 
 class Attention(nn.Module):

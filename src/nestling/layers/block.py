@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nestling.layers.attention import Attention
 from nestling.layers.continuum import ContinuumMemory
+from nestling.layers.self_modifying import SelfModifyingTitans
 
 
 class Block(nn.Module):
@@ -16,9 +18,13 @@ class Block(nn.Module):
     attention with a continuum memory of no levels: one block, three configurations.
     """
 
-    def __init__(self, dim: int, mixer: nn.Module, mlp: ContinuumMemory) -> None:
+    def __init__(self, dim: int, mixer: Attention | SelfModifyingTitans, mlp: ContinuumMemory) -> None:
         super().__init__()
         self.norm, self.mixer, self.mlp = nn.RMSNorm(dim, eps=1e-6), mixer, mlp
+
+    def init_state(self, batch: int) -> Any:
+        """The mixer's state before the first token."""
+        return self.mixer.init_state(batch)
 
     def forward(self, x: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """`x [B, L, D]`; state as the mixer's; `lengths [B]`, the real tokens of each row (None: all)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +39,7 @@ class CausalConv(nn.Module):
         check_lengths(lengths, batch, length)
         width = self.shape[0]
         padded = torch.cat([tail.to(x.dtype), x], dim=1)
-        y = sum(self.weight[i, :, None] * padded[:, None, i : i + length] for i in range(width))
+        y = reduce(torch.add, (self.weight[i, :, None] * padded[:, None, i : i + length] for i in range(width)))
         if lengths is None:
             return y, padded[:, length:]
         last = (lengths[:, None] + torch.arange(width - 1)).to(x.device)

@@ -20,6 +20,7 @@ from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
 from nestling.ops import State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
+from nestling.ops.state import tree_map
 
 KEY, VALUE, RATE, DECAY = range(4)  # the memories of `projections`
 
@@ -114,9 +115,9 @@ class SelfModifyingTitans(nn.Module):
         q = unit(self._split(self.query(x[:, 4])))
         x, outputs = unit(self._split(x[:, :4])), []  # [B, 4, H, L, d]
         cut = pieces(state.memory.position, lengths, length, self.period)
-        tokens = (split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2))
-        for piece, *parts in zip(cut, *tokens, strict=True):
-            y, state = self._piece(*parts, state, piece)
+        tokens = zip(cut, split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2), strict=True)
+        for piece, q, x, theta in tokens:
+            y, state = self._piece(q, x, theta, state, piece)
             outputs.append(y)
         y = self.norm(join(outputs, cut, length, dim=2).to(self.out.weight.dtype))
         y = self.out(y.transpose(1, 2).flatten(2))
@@ -127,14 +128,15 @@ class SelfModifyingTitans(nn.Module):
     ) -> tuple[Tensor, SelfModifyingState]:
         """Tokens within one chunk of the projections: `q [B, H, n, d]`, `x [B, 4, H, n, d]`, `theta [B, H, n]`."""
         lengths = None if piece.mask(x.device) is None else piece.count
+        network, start = self.projections.network, state.projections.start
+        assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
-            start = state.projections.start
-            read = self.projections.network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
+            read = network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
             k, v = unit(read[:, KEY]), unit(read[:, VALUE])
             eta, alpha = self.gates(read[:, RATE], read[:, DECAY])
         y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, lengths)
-        over = [None if t is None else t[:, None] for t in (k, v, eta, alpha, theta)]  # shared by the four projections
-        _, projections = self.projections(None, *over[:4], state.projections, over[4], lengths)
+        k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all projections
+        _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, lengths)
         return y, SelfModifyingState(state.tail, projections, memory)
 
     def _split(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ continuum one level moves a weight, in a superposed one all of them do. All func
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -188,7 +188,7 @@ def second_moments(modules: Mapping[str, nn.Module], mask: Tensor | None) -> Ite
     """
     found: dict[str, Tensor] = {}
 
-    def hook(name: str):  # type: ignore[no-untyped-def]
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             x = arguments[0].detach()
             x = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -50,7 +50,7 @@ class LevelOptimizer:
         """Names of the weights that some level moves."""
         return {name for level in self.state for name in level.weights}
 
-    def watch(self):  # type: ignore[no-untyped-def]
+    def watch(self) -> _Watch:
         """A context in which a forward pass shows its inputs to the levels that retain what was seen."""
         return _Watch(self)
 

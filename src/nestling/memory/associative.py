@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nestling.memory.network import Network
+from nestling.memory.reference import token_loop
 from nestling.memory.rule import GradientDescent, Rule
 from nestling.memory.target import Given
 from nestling.ops import ScanState, State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
-from nestling.ops.scan.chunk import Decay, chunk_step, neutral
+from nestling.ops.scan.chunk import Decay, chunk_step, fill
+from nestling.ops.state import tree_map, where_rows
 
 
 class Objective(Protocol):
@@ -95,7 +98,8 @@ class AssociativeMemory(nn.Module):
                     f"{self.rule} needs the input of each weight; with {type(network).__name__} use GradientDescent"
                 )
             backend = "reference"
-        self.network, self.objective, self.target = network, objective, target or Given()
+        self.network, self.objective = network, objective
+        self.target: Callable[..., Tensor] = target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
 
     def extra_repr(self) -> str:
@@ -157,22 +161,20 @@ class AssociativeMemory(nn.Module):
         if state is None:
             heads = None if isinstance(self.network, Network) and self.network.heads else tuple(v.shape[1:-2])
             state = self.init_state(batch, heads)
-        run = self._closed if self.backend != "reference" else self._oracle
+        run = self._closed if self.backend != "reference" else partial(token_loop, self)
         outputs = []
         with torch.autocast(k.device.type, enabled=False):
             exact = state.weights[0].dtype
-            q, k, v, eta, alpha, theta = (None if x is None else x.to(exact) for x in (q, k, v, eta, alpha, theta))
+            q, k, v, eta, alpha, theta = tree_map(lambda x: x.to(exact), (q, k, v, eta, alpha, theta))
             cut = pieces(state.position, lengths, length, self.chunk_size)
             tokens = [split(x, cut, dim=k.dim() - 2) for x in (q, k, v, eta, alpha, theta)]
             for piece, *parts in zip(cut, *tokens, strict=True):
                 mask = piece.mask(k.device)
-                y, moved = run(*parts, state, mask)
+                y, moved = run(*parts, state=state, mask=mask)
                 finite = _finite(moved)
-                if not bool(
-                    finite.all()
-                ):  # rare: again without the rows that are refused, or their NaN reaches gradients
-                    parts = [None if x is None else torch.where(_rows(finite)(x), x, 0.0) for x in parts]
-                    y, moved = run(*parts, state, mask)
+                if not bool(finite.all()):  # rare: again without what is refused, or its NaN reaches gradients
+                    parts = tree_map(partial(where_rows, finite), tuple(parts))
+                    y, moved = run(*parts, state=state, mask=mask)
                 y, state = self._accept(y, moved, finite, state, piece)
                 outputs.append(y)
         return (None if q is None else join(outputs, cut, length, dim=q.dim() - 2)), state
@@ -188,33 +190,45 @@ class AssociativeMemory(nn.Module):
         theta: Tensor | None = None,
     ) -> tuple[Tensor | None, MemoryState]:
         """One token: as `forward` without the dimension L (`q, k, v [B, H, d]`, `eta, alpha, theta [B, H]`)."""
-        tokens = [None if x is None else x.unsqueeze(-2) for x in (q, k, v)]
-        gates = [None if x is None else x.unsqueeze(-1) for x in (eta, alpha)]
-        y, state = self(*tokens, *gates, state, None if theta is None else theta.unsqueeze(-1))
-        return (None if y is None else y.squeeze(-2)), state
+        q, k, v = tree_map(lambda x: x.unsqueeze(-2), (q, k, v))
+        eta, alpha, theta = tree_map(lambda x: x.unsqueeze(-1), (eta, alpha, theta))
+        y, after = self(q, k, v, eta, alpha, state, theta)
+        return (None if y is None else y.squeeze(-2)), after
 
-    def _closed(self, q, k, v, eta, alpha, theta, state: MemoryState, mask):  # type: ignore[no-untyped-def]
+    def _closed(
+        self,
+        q: Tensor | None,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        alpha: Tensor | None,
+        theta: Tensor | None,
+        state: MemoryState,
+        mask: Tensor | None,
+    ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
         """One piece of a chunk: the local backward pass at the chunk's start, then one scan a weight."""
         assert isinstance(self.network, Network)
         network, momentum = self.network, state.momentum or (None,) * len(state.weights)
         target, held = self.target(network, state.start, v), state.start
         if self.detach_writes:
             held = tuple(w.detach() for w in held)
-            k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
+            k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
         if alpha is None:
             alpha = torch.ones_like(k[..., 0])
-        if mask is not None:
-            _, alpha, eta, theta = neutral(mask, k, alpha, eta, theta)  # a rate of 0 writes and erases nothing
+        if mask is not None:  # a rate of 0 writes and erases nothing
+            alpha, eta = fill(alpha, mask, 1.0), fill(eta, mask, 0.0)
+            theta = None if theta is None else fill(theta, mask, 1.0)
         decay = Decay.of(alpha, theta, mask)
-        after: list[ScanState | None] = [None] * len(state.weights)
+        after: dict[int, ScanState] = {}
+        fresh = held is state.weights  # at a chunk's start what is written was read from the running weights already
         writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
             """`x_t W_i` for the running weight, which the scan moves on."""
-            x_in, surprise = writes[i]
+            x_in, found, surprise = writes[i]
             eps, step = self.rule.factors(eta, x_in)
-            start = ScanState(state.weights[i], momentum[i])
-            y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive")
+            start, known = ScanState(state.weights[i], momentum[i]), found if fresh else None
+            y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive", known)
             return y
 
         y = None
@@ -224,12 +238,7 @@ class AssociativeMemory(nn.Module):
             y = None if q is None else network.read(q, state.start)
             for i in range(len(writes)):
                 product(i, None)
-        return y, tuple(after)
-
-    def _oracle(self, *arguments):  # type: ignore[no-untyped-def]
-        from nestling.memory.reference import token_loop
-
-        return token_loop(self, *arguments)
+        return y, tuple(after[i] for i in range(len(writes)))
 
     def _accept(
         self, y: Tensor | None, moved: tuple[ScanState, ...], finite: Tensor, state: MemoryState, piece: Piece
@@ -238,18 +247,15 @@ class AssociativeMemory(nn.Module):
         position = state.position + piece.count
         done = (position % self.chunk_size == 0) & (piece.count > 0)
         weights = tuple(m.memory for m in moved)
-        momentum = None if state.momentum is None else tuple(m.momentum for m in moved)
+        momentum = tuple(m.momentum for m in moved if m.momentum is not None) or None  # all have one, or none
         if not bool(finite.all()):
-            keep = _rows(finite)
-            weights = tuple(torch.where(keep(w), w, old) for w, old in zip(weights, state.weights, strict=True))
-            if momentum is not None:
-                momentum = tuple(torch.where(keep(s), s, old) for s, old in zip(momentum, state.momentum, strict=True))
-            y = None if y is None else torch.where(keep(y), y, 0.0)
+            choose, before = partial(where_rows, finite), (state.weights, state.momentum)
+            weights, momentum = tree_map(choose, (weights, momentum), before)
+            y = tree_map(choose, y)
         if bool(done.all()):
             start = weights
         elif bool(done.any()):
-            ended = _rows(done.to(finite.device))
-            start = tuple(torch.where(ended(w), w, old) for w, old in zip(weights, state.start, strict=True))
+            start = tree_map(partial(where_rows, done.to(finite.device)), weights, state.start)
         else:
             start = state.start
         refused = state.refused + (~finite).long()
@@ -260,8 +266,3 @@ def _finite(moved: tuple[ScanState, ...]) -> Tensor:
     """`[B]`: rows whose new weights and momenta are finite."""
     tensors = [t for m in moved for t in (m.memory, m.momentum) if t is not None]
     return torch.stack([t.detach().flatten(1).sum(1) for t in tensors]).sum(0).isfinite()
-
-
-def _rows(flags: Tensor) -> Callable[[Tensor], Tensor]:
-    """`flags [B]` shaped to select rows of a tensor."""
-    return lambda x: flags.view(-1, *[1] * (x.dim() - 1))

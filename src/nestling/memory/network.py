@@ -18,9 +18,10 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Write(NamedTuple):
-    """What one weight sees of a token: its input `[.., L, in]` and the loss's gradient at its output `[.., L, out]`."""
+    """What one weight sees of a token: its input `[.., L, in]`, its output and the loss's gradient there `[.., L, out]`."""
 
     input: Tensor
+    output: Tensor
     surprise: Tensor
 
 
@@ -44,7 +45,7 @@ class Network(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def writes(self, k: Tensor, weights: Sequence[Tensor], surprise: Callable[[Tensor], Tensor]) -> tuple[Write, ...]:
-        """The local backward pass: for each weight its input and the surprise at its output.
+        """The local backward pass: for each weight its input, its output, and the surprise there.
 
         `surprise` maps the network's output to the loss's gradient there.
         """
@@ -68,7 +69,8 @@ class Matrix(Network):
         return products[0](x)
 
     def writes(self, k: Tensor, weights: Sequence[Tensor], surprise: Callable[[Tensor], Tensor]) -> tuple[Write, ...]:
-        return (Write(k, surprise(k @ weights[0])),)
+        o = k @ weights[0]
+        return (Write(k, o, surprise(o)),)
 
 
 class MLP(Network):
@@ -100,6 +102,7 @@ class MLP(Network):
         z = k @ up
         gate = torch.sigmoid(z)
         a = z * gate
-        at_output = surprise(k + a @ down)
+        o = a @ down
+        at_output = surprise(k + o)
         at_hidden = (at_output @ down.mT) * (gate + a * (1 - gate))  # silu'(z)
-        return Write(k, at_hidden), Write(a, at_output)
+        return Write(k, z, at_hidden), Write(a, o, at_output)

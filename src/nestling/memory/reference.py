@@ -13,12 +13,23 @@ from torch.func import functional_call, grad, vmap
 
 from nestling.memory.network import Network
 from nestling.ops import ScanState
+from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
     from nestling.memory.associative import AssociativeMemory, MemoryState
 
 
-def token_loop(memory: AssociativeMemory, q, k, v, eta, alpha, theta, state: MemoryState, mask):  # type: ignore[no-untyped-def]
+def token_loop(
+    memory: AssociativeMemory,
+    q: Tensor | None,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    alpha: Tensor | None,
+    theta: Tensor | None,
+    state: MemoryState,
+    mask: Tensor | None,
+) -> tuple[Tensor | None, tuple[ScanState, ...]]:
     """A piece of a chunk, token by token. Shapes as `AssociativeMemory.forward`; returns `y` and the moved weights."""
     network, rule = memory.network, memory.rule
     momentum = state.momentum
@@ -26,10 +37,8 @@ def token_loop(memory: AssociativeMemory, q, k, v, eta, alpha, theta, state: Mem
     target, held = memory.target(network, state.start, v), state.start
     if memory.detach_writes:
         held = tuple(w.detach() for w in held)
-        k, target, eta, alpha, theta = (None if x is None else x.detach() for x in (k, target, eta, alpha, theta))
-    k, eta, alpha, theta = (
-        None if x is None else x.expand(*lead, *x.shape[len(lead) :]) for x in (k, eta, alpha, theta)
-    )
+        k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
+    k, eta, alpha, theta = tree_map(lambda x: x.expand(*lead, *x.shape[len(lead) :]), (k, eta, alpha, theta))
 
     def loss(weights: tuple[Tensor, ...], key: Tensor, value: Tensor) -> Tensor:
         return memory.objective.loss(_apply(network, weights, key), value)
@@ -46,10 +55,11 @@ def token_loop(memory: AssociativeMemory, q, k, v, eta, alpha, theta, state: Mem
         surprises = gradient(held, key, target[..., t, :])
         moved, pushes = [], []
         for i, weight in enumerate(weights):
-            x = _inputs(network, held, key)[i] if isinstance(network, Network) else None
-            eps, step = rule.factors(rate, key if x is None else x)
+            x = _inputs(network, held, key)[i] if isinstance(network, Network) else key
+            eps, step = rule.factors(rate, x)
             push = -_to(step, weight) * surprises[i]
             if momentum is not None:
+                assert theta is not None
                 push = push + _to(theta[..., t], weight) * momentum[i]
             after = push + (weight if alpha is None else _to(alpha[..., t], weight) * weight)
             if eps is not None:

@@ -12,7 +12,10 @@ from torch import Tensor
 class Rule(Protocol):
     """A learning rule of a memory that is written token by token."""
 
-    momentum: bool
+    @property
+    def momentum(self) -> bool:
+        """Whether the writes gather in a momentum."""
+        ...
 
     def factors(self, eta: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """`eps` (None: nothing is erased) and the step on the surprise, `[.., L]`, for `eta [.., L]`, `x [.., L, in]`."""

@@ -50,13 +50,14 @@ class HopeCache(Cache):
     def __init__(self, learning: str = "context", memory: FastWeights | None = None) -> None:
         if learning not in MODES:
             raise ValueError(f"learning={learning!r} is no mode of a cache; choose 'context' or 'off'")
-        super().__init__(layers=[_Counter()])
+        self._counter = _Counter()
+        super().__init__(layers=[self._counter])
         self.learning, self.memory = learning, memory
         self.session: Session | None = None
 
     def advance(self, columns: int) -> None:
         """Count the columns of a call, padding included, as `generate` does."""
-        self.layers[0].columns += columns
+        self._counter.columns += columns
 
     def detach(self) -> HopeCache:
         """Cut the outer gradient here, as truncated backpropagation through time does between two calls."""
@@ -66,7 +67,7 @@ class HopeCache(Cache):
     def reset(self) -> None:
         """End the context. The memory stays."""
         self.session = None
-        self.layers[0].columns = 0
+        self._counter.columns = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -21,7 +22,7 @@ from nestling.models.config import HopeConfig
 HEAD = "lm_head.weight"
 
 
-def make_mixer(config: HopeConfig) -> nn.Module:
+def make_mixer(config: HopeConfig) -> Attention | SelfModifyingTitans:
     """The mixer that a configuration names."""
     if config.mixer == "attention":
         return Attention(config.hidden_size, config.num_attention_heads, config.sliding_window, config.rope_theta)
@@ -41,18 +42,18 @@ class Stack(nn.Module):
 
     def __init__(self, config: HopeConfig) -> None:
         super().__init__()
-        size, levels = config.hidden_size, config.level_objects()
+        self.levels = config.level_objects()
+        size, hidden = config.hidden_size, config.intermediate_size
         self.layers = nn.ModuleList(
-            Block(
-                size, make_mixer(config), ContinuumMemory(size, levels, config.level_variant, config.intermediate_size)
-            )
+            Block(size, make_mixer(config), ContinuumMemory(size, self.levels, config.level_variant, hidden))
             for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(size, eps=1e-6)
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
-        """Every mixer's state before the first token."""
-        return tuple(block.mixer.init_state(batch) for block in self.layers)  # type: ignore[operator]
+        """Every block's state before the first token."""
+        # to a type checker the items of a ModuleList are plain modules
+        return tuple(block.init_state(batch) for block in self.layers)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor, states: tuple[Any, ...], lengths: Tensor | None) -> tuple[Tensor, tuple[Any, ...]]:
         """`x [B, L, D]`, one state a block, `lengths [B]` the real tokens of each row (None: all)."""
@@ -66,12 +67,13 @@ class Stack(nn.Module):
         """For each level the names of the weights it moves: the continuum memories' ("mlp"), or every linear map's."""
         if learnt != "mlp":
             names = [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Linear)]
-            return [names for _ in self.layers[0].mlp.levels]  # type: ignore[union-attr]
-        names: list[list[str]] = [[] for _ in self.layers[0].mlp.levels]
-        for i, block in enumerate(self.layers):
-            for found, level in zip(names, block.mlp.moves(), strict=True):  # pyright: ignore
-                found += [f"layers.{i}.mlp.{name}" for name in level]
-        return names
+            return [names for _ in self.levels]
+        moved: list[list[str]] = [[] for _ in self.levels]
+        for prefix, module in self.named_modules():
+            if isinstance(module, ContinuumMemory):
+                for found, names in zip(moved, module.moves(), strict=True):
+                    found += [f"{prefix}.{name}" for name in names]
+        return moved
 
 
 class HopePreTrainedModel(PreTrainedModel):
@@ -142,6 +144,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
     `model.generate(...)` works as in any Hugging Face model; its cache is a `HopeCache`.
     """
 
+    generate: Callable[..., Any]  # as inherited, whose type asks for attributes that a model need not have
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: HopeConfig) -> None:
@@ -238,7 +241,9 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         cache.advance(ids.shape[1])
         return logits
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
         if generation_config.cache_implementation is not None:
             found = generation_config.cache_implementation
             raise ValueError(
@@ -246,7 +251,8 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             )
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_cache()
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        parent = super()._prepare_cache_for_generation  # pyright: ignore[reportAttributeAccessIssue] - see generate
+        parent(generation_config, model_kwargs, *args, **kwargs)
 
 
 class Rows:

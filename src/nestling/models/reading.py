@@ -11,8 +11,7 @@ gradient an update is a constant (first order): it reaches the initial weights t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,8 +48,7 @@ def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: Hop
         after = int(piece.start[0]) + piece.width
         if piece.uniform and piece.width == period and after < length:
             labels = ids[:, after - period + 1 : after + 1]
-            logits, mixers = _read_and_learn(model, tokens, labels, session.mixers, cache)
-            session = Session(mixers, _empty_segment(session.segment, mixers))
+            logits, session = _read_and_learn(model, tokens, labels, session, cache)
         else:
             logits, session = _read_on(model, tokens, piece, session, cache)
         early = length - keep - int(piece.start[0]) if keep and piece.uniform else 0
@@ -77,7 +75,7 @@ def start_session(model: HopeForCausalLM, batch: int) -> Session:
     return Session(mixers, Segment(tokens, torch.zeros(batch, dtype=torch.int64), mixers))
 
 
-def _empty_segment(segment: Segment, mixers: tuple) -> Segment:  # type: ignore[type-arg]
+def _empty_segment(segment: Segment, mixers: tuple[Any, ...]) -> Segment:
     return Segment(segment.tokens, torch.zeros_like(segment.count), mixers)
 
 
@@ -91,7 +89,9 @@ def flush(model: HopeForCausalLM, cache: HopeCache) -> None:
     cache.session = Session(mixers, _empty_segment(segment, mixers))
 
 
-def _read_on(model: HopeForCausalLM, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache) -> tuple:  # type: ignore[type-arg]
+def _read_on(
+    model: HopeForCausalLM, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache
+) -> tuple[Tensor, Session]:
     """Read a stretch inside a segment and remember its tokens."""
     assert session.segment is not None and cache.memory is not None
     lengths = None if piece.mask(tokens.device) is None else piece.count
@@ -106,12 +106,14 @@ def _read_on(model: HopeForCausalLM, tokens: Tensor, piece: Piece, session: Sess
     return logits, Session(mixers, Segment(kept, segment.count + piece.count, segment.mixers))
 
 
-def _read_and_learn(model: HopeForCausalLM, tokens: Tensor, labels: Tensor, mixers: tuple, cache: HopeCache) -> tuple:  # type: ignore[type-arg]
+def _read_and_learn(
+    model: HopeForCausalLM, tokens: Tensor, labels: Tensor, session: Session, cache: HopeCache
+) -> tuple[Tensor, Session]:
     """Read a whole segment, all of whose labels are here, and move the levels: one pass forward, one back."""
-    assert cache.memory is not None
+    assert session.segment is not None and cache.memory is not None
     outer = torch.is_grad_enabled()
-    logits, mixers, cache.memory = _pass(model, tokens, labels, None, None, mixers, cache.memory, outer)
-    return logits, mixers
+    logits, mixers, cache.memory = _pass(model, tokens, labels, None, None, session.mixers, cache.memory, outer)
+    return logits, Session(mixers, _empty_segment(session.segment, mixers))
 
 
 def _learn_full(model: HopeForCausalLM, session: Session, cache: HopeCache, label: Tensor, coming: Tensor) -> Session:
@@ -152,13 +154,13 @@ def _pass(
     labels: Tensor,
     count: Tensor | None,
     rows: Tensor | None,
-    mixers: tuple,  # type: ignore[type-arg]
+    mixers: tuple[Any, ...],
     memory: FastWeights,
     outer: bool,
-) -> tuple[Tensor, tuple, FastWeights]:  # type: ignore[type-arg]
+) -> tuple[Tensor, tuple[Any, ...], FastWeights]:
     """Forward over a segment, gradient of its loss at every moved weight, one tick of the levels."""
     mask = None if count is None else (torch.arange(tokens.shape[1]) < count[:, None]).to(tokens.device)
-    with _gradients(outer):
+    with torch.enable_grad():  # the inner gradient is wanted where the caller asked for none, too
         weights = effective(memory, model.learnable_weights())
         if not outer:
             weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
@@ -177,11 +179,6 @@ def _pass(
         counted = tokens_read.to(tokens.device)
         memory = step(model.levels, gather(memory, gradients, seen, counted, counted))
     return logits, after, memory
-
-
-def _gradients(outer: bool):  # type: ignore[no-untyped-def]
-    """The inner gradient is wanted where the caller asked for none, too."""
-    return nullcontext() if outer else torch.enable_grad()
 
 
 @torch.no_grad()

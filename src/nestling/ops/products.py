@@ -19,7 +19,7 @@ def products_between(gate: Tensor) -> Tensor:
 
 class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, gate: Tensor) -> Tensor:
         size = gate.shape[-1] + 1
         gate = torch.cat([gate.new_ones(*gate.shape[:-1], 1), gate], dim=-1)
         later = torch.ones(size, size, dtype=torch.bool, device=gate.device).triu(1)  # [s, t]

@@ -7,6 +7,7 @@ such that in a piece no row crosses one of its own boundaries, which are at its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -65,6 +66,10 @@ def pieces(position: Tensor, lengths: Tensor | None, length: int, period: int) -
     return cut
 
 
+@overload
+def split(x: Tensor, cut: list[Piece], dim: int = 1) -> list[Tensor]: ...
+@overload
+def split(x: None, cut: list[Piece], dim: int = 1) -> list[None]: ...
 def split(x: Tensor | None, cut: list[Piece], dim: int = 1) -> list[Tensor] | list[None]:
     """Every piece of `x` (None for each if x is None). One split, whose backward pass is one concatenation."""
     if x is None:

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 
-def tree_map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
+
+def tree_map(function: Callable[..., Tensor], tree: T, *others: T) -> T:
     """Apply `function` to every tensor of a tree of dataclasses, tuples, dicts and None; `others` have its shape."""
+    return _map(function, tree, *others)
+
+
+def _map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
     if tree is None:
         return None
     if isinstance(tree, Tensor):
         return function(tree, *others)
     if isinstance(tree, State):
         fields = [field.name for field in dataclasses.fields(tree)]
-        values = {f: tree_map(function, getattr(tree, f), *(getattr(o, f) for o in others)) for f in fields}
+        values = {f: _map(function, getattr(tree, f), *(getattr(o, f) for o in others)) for f in fields}
         return dataclasses.replace(tree, **values)
     if isinstance(tree, tuple):
-        return tuple(tree_map(function, item, *(o[i] for o in others)) for i, item in enumerate(tree))
+        return tuple(_map(function, *items) for items in zip(tree, *others, strict=True))
     if isinstance(tree, dict):
-        return {key: tree_map(function, item, *(o[key] for o in others)) for key, item in tree.items()}
+        return {key: _map(function, item, *(o[key] for o in others)) for key, item in tree.items()}
     raise TypeError(f"a state holds tensors, tuples, dicts, states and None, not {type(tree).__name__}")
+
+
+def where_rows(rows: Tensor, x: Tensor, other: Tensor | float = 0.0) -> Tensor:
+    """Rows of `x` that are True in `rows [B]`, the others from `other`."""
+    return torch.where(rows.to(x.device).view(-1, *[1] * (x.dim() - 1)), x, other)
 
 
 def named_tensors(tree: Any, prefix: str = "") -> dict[str, Tensor]:
@@ -61,11 +73,7 @@ class State:
 
     def where(self, rows: Tensor, other: Self) -> Self:
         """Rows that are True in `rows [B]` from this state, the others from `other`."""
-
-        def choose(mine: Tensor, theirs: Tensor) -> Tensor:
-            return torch.where(rows.to(mine.device).view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
-
-        return tree_map(choose, self, other)
+        return tree_map(partial(where_rows, rows), self, other)
 
     def detach(self) -> Self:
         return self.map(Tensor.detach)

@@ -19,7 +19,7 @@ def solve_unit_lower(strict: Tensor, right: Tensor) -> Tensor:
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, strict: Tensor, right: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, strict: Tensor, right: Tensor) -> Tensor:
         identity = torch.eye(strict.shape[-1], dtype=strict.dtype, device=strict.device).expand_as(strict)
         inverse = torch.linalg.solve_triangular(strict, identity, upper=False, unitriangular=True)
         solution = inverse @ right

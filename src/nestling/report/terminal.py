@@ -10,6 +10,8 @@ from rich.text import Text
 from nestling.report import content
 from nestling.report.schema import Results, check
 
+NUMBER = 14  # characters: what is longer is a sentence, and may fold
+
 
 def tables(results: Results) -> Group:
     """Everything the page says in tables and sentences. Raises ValueError when the results have another schema."""
@@ -34,7 +36,7 @@ def _table(table: content.Table) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    made.add_column(Text(table.headings[0]), overflow="fold")
+    made.add_column(Text(table.headings[0]), overflow="fold", min_width=18 if len(table.headings) < 6 else None)
     for index, heading in enumerate(table.headings[1:], start=1):
         made.add_column(Text(heading), justify="right", width=_width(heading, [row[index] for row in table.rows]))
     for row in table.rows:
@@ -42,10 +44,11 @@ def _table(table: content.Table) -> Table:
     return made
 
 
-def _width(heading: str, cells: list[content.Cell]) -> int:
-    """As narrow as the numbers and the longest word above them allow; the names get the room that is left."""
+def _width(heading: str, cells: list[content.Cell]) -> int | None:
+    """As narrow as the numbers and the longest word above them allow; names and sentences share the room that is left."""
     lines = [*heading.split(), *(cell.text for cell in cells), *(cell.note for cell in cells)]
-    return max(map(len, lines))
+    width = max(map(len, lines))
+    return width if width <= NUMBER else None
 
 
 def _cell(cell: content.Cell) -> Text:

@@ -88,7 +88,7 @@ def _rate(step: int, config: TrainConfig) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _groups(model: HopeForCausalLM, levels: LevelOptimizer | None, decay: float) -> list[dict]:  # type: ignore[type-arg]
+def _groups(model: HopeForCausalLM, levels: LevelOptimizer | None, decay: float) -> list[dict[str, Any]]:
     """Parameters with weight decay (the matrices of linear maps) and without (everything else)."""
     left = {id(levels.weights[name]) for name in levels.moved} if levels else set()
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nestling.levels import Level
 from nestling.memory import RetainSeen
@@ -36,13 +36,13 @@ class Size:
 
 
 SIZES = {
-    "quick": Size((0,), 40_960, 8_192, 4_096, 4_096, 16_384),
+    "quick": Size((0,), 32_768, 8_192, 4_096, 4_096, 8_192),
     "default": Size((0,), 204_800, 65_536, 12_288, 12_288, 65_536),
     "full": Size((0, 1, 2), 512_000, 204_800, 24_576, 24_576, 204_800),
 }
 
 # learning rates: the best of a sweep on the old domain's training text (docs/LOG.md)
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[dict[str, Any], float]] = {
     "Hope": (dict(mixer="self_modifying_titans", num_attention_heads=1, memory_hidden=32, intermediate_size=312), 4e-3),
     "Transformer++": (dict(mixer="attention", num_attention_heads=4, sliding_window=256), 2e-3),
 }

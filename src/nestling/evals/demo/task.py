@@ -55,7 +55,9 @@ def _once(path: Path, work: Any) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _trained(architecture: str, seed: int, size: Size, data: Domains, folder: Path) -> tuple[HopeForCausalLM, dict]:  # type: ignore[type-arg]
+def _trained(
+    architecture: str, seed: int, size: Size, data: Domains, folder: Path
+) -> tuple[HopeForCausalLM, dict[str, Any]]:
     def work() -> dict[str, Any]:
         torch.manual_seed(seed)
         model = HopeForCausalLM(model_config(architecture))

@@ -8,6 +8,7 @@ from torch import Tensor
 from nestling.ops.scan.chunk import chunk, neutral, over_heads
 from nestling.ops.scan.reference import reference
 from nestling.ops.scan.state import ScanState
+from nestling.ops.state import tree_map
 
 BACKENDS = {"reference": reference, "chunk": chunk}
 READS = ("inclusive", "exclusive", None)
@@ -61,18 +62,16 @@ def scan(
     given = u.dtype
     exact = torch.promote_types(given, torch.float32)
     with torch.autocast(u.device.type, enabled=False):
-        q, k, u, alpha, eps, theta = (None if x is None else x.to(exact) for x in (q, k, u, alpha, eps, theta))
+        q, k, u, alpha, eps, theta = tree_map(lambda x: x.to(exact), (q, k, u, alpha, eps, theta))
         if mask is not None:  # not even a NaN there is seen
-            k, q = (
-                None if x is None else torch.where(over_heads(mask, x.dim() - 1)[..., None], x, 0.0) for x in (k, q)
-            )
+            q, k = tree_map(lambda x: torch.where(over_heads(mask, x.dim() - 1)[..., None], x, 0.0), (q, k))
             alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
             u, alpha, eps, theta = neutral(mask, u, alpha, eps, theta)
         y, state = BACKENDS[name](q, k, u, alpha, eps, theta, mask, state, read, chunk_size)
     return (None if y is None else y.to(given)), state
 
 
-def _checked(q, k, u, alpha, eps, theta, mask, state, read, chunk_size, backend) -> ScanState:  # type: ignore[no-untyped-def]
+def _checked(q, k, u, alpha, eps, theta, mask, state, read, chunk_size, backend) -> ScanState:
     """Raise a clear error for what the recurrence cannot mean; return the state to start from."""
     if backend not in ("auto", *BACKENDS):
         raise ValueError(

@@ -70,23 +70,31 @@ def over_heads(mask: Tensor, dims: int) -> Tensor:
 
 
 def chunk_step(
-    q: Tensor | None, k: Tensor, u: Tensor, eps: Tensor | None, decay: Decay, state: ScanState, read: str | None
+    q: Tensor | None,
+    k: Tensor,
+    u: Tensor,
+    eps: Tensor | None,
+    decay: Decay,
+    state: ScanState,
+    read: str | None,
+    found: Tensor | None = None,
 ) -> tuple[Tensor | None, ScanState]:
-    """One chunk, with gates that are neutral at masked tokens (`neutral`)."""
+    """One chunk, with gates that are neutral at masked tokens (`neutral`). found: `k M_0`, where that is known."""
     memory, momentum = state.memory, state.momentum
     now, before = decay.now, decay.before
-    if eps is None:
-        erased = None
-    elif momentum is None:
-        u, erased = _corrected(k, u, eps, before, memory), None  # an erasure is then one more write along the key
-    else:
-        erased = _erased(k, u, eps, before, memory, momentum)
+    erased = None
+    if eps is not None:
+        found = k @ memory if found is None else found
+        if momentum is None:
+            u = _corrected(k, u, eps, before, found)  # an erasure is then one more write along the key
+        else:
+            erased = _erased(k, u, eps, before, found, momentum)
 
     y = None
     if read is not None and q is not None:
         seen = before if read == "exclusive" else now
         scores = q @ k.mT
-        y = _start(q, seen, memory, momentum) + (scores * seen.write) @ u
+        y = _start(q, seen, q @ memory, momentum) + (scores * seen.write) @ u
         if erased is not None:
             y = y - (scores * seen.old) @ erased
 
@@ -102,24 +110,27 @@ def chunk_step(
     return y, ScanState(after, start[..., -1:, :] * momentum + k.mT @ (push[..., -1:, :].mT * u))
 
 
-def _corrected(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor) -> Tensor:
+def _corrected(k: Tensor, u: Tensor, eps: Tensor, before: Weights, found: Tensor) -> Tensor:
     """`w_t = u_t - eps_t k_t M_{t-1}` without momentum, where `M_{t-1}` holds the `w` before: one triangular system."""
     system = eps[..., :, None] * before.old * (k @ k.mT)
-    return solve_unit_lower(system, u - eps[..., :, None] * _start(k, before, memory, None))
+    return solve_unit_lower(system, u - (eps[..., :, None] * before.memory) * found)
 
 
-def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, memory: Tensor, momentum: Tensor) -> Tensor:
+def _erased(k: Tensor, u: Tensor, eps: Tensor, before: Weights, found: Tensor, momentum: Tensor) -> Tensor:
     """`eps_t k_t M_{t-1}` with momentum: writes and erasures decay differently."""
     gram = k @ k.mT
-    found = _start(k, before, memory, momentum) + (gram * before.write) @ u
+    held = _start(k, before, found, momentum) + (gram * before.write) @ u
     system = eps[..., :, None] * before.old * gram
-    return solve_unit_lower(system, eps[..., :, None] * found)
+    return solve_unit_lower(system, eps[..., :, None] * held)
 
 
-def _start(x: Tensor, weights: Weights, memory: Tensor, momentum: Tensor | None) -> Tensor:
-    """What `x` reads of the state the chunk began with."""
-    y = weights.memory * (x @ memory)
-    return y if momentum is None else y + weights.momentum * (x @ momentum)
+def _start(x: Tensor, weights: Weights, found: Tensor, momentum: Tensor | None) -> Tensor:
+    """What `x` reads of the state the chunk began with; `found = x M_0`."""
+    y = weights.memory * found
+    if momentum is None:
+        return y
+    assert weights.momentum is not None
+    return y + weights.momentum * (x @ momentum)
 
 
 def chunk(
@@ -140,9 +151,10 @@ def chunk(
     u, alpha, eps, theta = neutral(mask, u, alpha, eps, theta)
     for start in range(0, k.shape[-2], chunk_size):
         part = slice(start, start + chunk_size)
-        tokens = [None if x is None else x[..., part, :] for x in (q, k, u)]
-        gates = [None if x is None else x[..., part] for x in (alpha, theta, mask)]
-        y, state = chunk_step(*tokens, None if eps is None else eps[..., part], Decay.of(*gates), state, read)
+        q_part = None if q is None else q[..., part, :]
+        eps_part, theta_part, mask_part = (None if x is None else x[..., part] for x in (eps, theta, mask))
+        decay = Decay.of(alpha[..., part], theta_part, mask_part)
+        y, state = chunk_step(q_part, k[..., part, :], u[..., part, :], eps_part, decay, state, read)
         outputs.append(y)
     return (None if read is None or q is None else torch.cat(outputs, dim=-2)), state
 
@@ -153,10 +165,11 @@ def neutral(
     """A masked token writes nothing, erases nothing and lets nothing decay: `u = 0, alpha = 1, eps = 0, theta = 1`."""
     if mask is None:
         return u, alpha, eps, theta
-
-    def fill(gate: Tensor, value: float) -> Tensor:
-        return torch.where(over_heads(mask, gate.dim()), gate, value)
-
     write = torch.where(over_heads(mask, u.dim() - 1)[..., None], u, 0.0)
-    eps, theta = None if eps is None else fill(eps, 0.0), None if theta is None else fill(theta, 1.0)
-    return write, fill(alpha, 1.0), eps, theta
+    eps, theta = None if eps is None else fill(eps, mask, 0.0), None if theta is None else fill(theta, mask, 1.0)
+    return write, fill(alpha, mask, 1.0), eps, theta
+
+
+def fill(gate: Tensor, mask: Tensor, value: float) -> Tensor:
+    """`gate [B, H, C]`, and `value` at masked tokens."""
+    return torch.where(over_heads(mask, gate.dim()), gate, value)
