@@ -88,8 +88,12 @@ def apart(takes: Callable[[nn.Module, Tensor], bool], **settings: Any) -> Callab
 class Row:
     """How an optimiser is made, the settings that it must refuse, and rates that suit it.
 
-    build: called with a module, parameters or groups of them, and settings. lr: on the quadratic. curve_lr: on
-    Rosenbrock's curve. bad: settings out of range, one a dictionary. groups: makes any groups ones that it takes.
+    build: called with a module, parameters or groups of them, and settings.
+    lr: on the quadratic. curve_lr: on Rosenbrock's curve.
+    bad: settings out of range, one a dictionary; the message must have the first one's name.
+    groups: makes any groups ones that it takes.
+    watches: it has hooks in the module, without which it makes no step.
+    capturable: in a CUDA graph.
     """
 
     build: Callable[..., Optimizer]
@@ -97,6 +101,8 @@ class Row:
     curve_lr: float
     bad: tuple[dict[str, Any], ...]
     groups: Callable[[nn.Module, list[dict[str, Any]]], list[dict[str, Any]]] = as_given
+    watches: bool = False
+    capturable: bool = True
 
 
 OPTIMIZERS = {
@@ -167,4 +173,4 @@ def values(module: nn.Module) -> dict[str, Tensor]:
 def state_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """Copies of the tensors of the state, by index of the parameter and name."""
     packed = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": v.detach().clone() for i, state in packed.items() for k, v in sorted(state.items())}
+    return {f"{i}.{k}": v.detach().clone() for i, state in sorted(packed.items()) for k, v in sorted(state.items())}

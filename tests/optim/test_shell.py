@@ -79,8 +79,8 @@ def test_each_parameter_counts_its_own_steps():
     assert [call[3] for call in optimizer.calls if call[0] == "directions"] == [[1, 1], [2], [2, 3]]
 
 
-def test_whole_numbers_in_a_state_stay_whole():
-    """Loading moves floating tensors to the precision of the model, and nothing else."""
+def test_single_numbers_in_a_state_keep_their_precision():
+    """Loading moves floating tensors to the precision of the model; counts stay whole, and the count of steps exact."""
     module = loose((2,))
     optimizer = Watching(module.parameters())
     give(module, 0)
@@ -88,7 +88,7 @@ def test_whole_numbers_in_a_state_stay_whole():
     other = Watching(loose((2,), dtype=torch.float32).parameters())
     other.load_state_dict(optimizer.state_dict())
     (state,) = other.state.values()
-    assert state["seen"].dtype == torch.int64 and state["step"].dtype == torch.float32
+    assert state["seen"].dtype == torch.int64 and state["step"].dtype == torch.float64
 
 
 def test_checks_see_complete_groups():
@@ -140,3 +140,16 @@ def test_a_dictionary_of_another_shape_is_refused_as_torch_does():
     give(module, 0)
     optimizer.step()
     assert not optimizer._optimizer_load_state_dict_pre_hooks
+
+
+def test_counting_does_not_end():
+    """Where float32 would stand still, at 2^24 steps, the count goes on; a power of it has float64's digits."""
+    module = loose((2,))
+    optimizer = Momentum(module.parameters())
+    give(module, 0)
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    assert (1 - 0.999 ** state["step"]).item() == 1 - 0.999
+    state["step"].fill_(2**24)
+    optimizer.step()
+    assert state["step"] == 2**24 + 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+COUNT = torch.float64  # of steps: `1 - 0.999^t` would have three digits in float32, and counting would end at 2^24
 
 
 class Shell(torch.optim.Optimizer, abc.ABC):
@@ -40,7 +41,7 @@ class Shell(torch.optim.Optimizer, abc.ABC):
 
     @abc.abstractmethod
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
-        """The state before the first gradient. `parameter` has the dtype that all of it must have: float32 or float64."""
+        """The state before the first gradient, in the dtype of `parameter`, which is float32 or float64."""
 
     @abc.abstractmethod
     def directions(
@@ -102,7 +103,7 @@ class Shell(torch.optim.Optimizer, abc.ABC):
     def beginning(self, parameter: Tensor, group: dict[str, Any]) -> State:
         """All of a parameter's state before its first step."""
         device = parameter.device if group["capturable"] else "cpu"
-        step = torch.zeros((), dtype=torch.float32, device=device)
+        step = torch.zeros((), dtype=COUNT, device=device)
         return {"step": step, **self.initial_state(exact(parameter.detach()), group)}
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -168,9 +169,9 @@ def _placed(name: str, value: Any, parameter: Tensor, group: dict[str, Any]) -> 
     """A copy of a loaded value, on the device and in the dtype in which a parameter's state lives."""
     if name == "step":  # older checkpoints of torch have it as a number
         device = parameter.device if group["capturable"] else "cpu"
-        return torch.as_tensor(value).to(device, torch.float32, copy=True)
-    dtype = exact_dtype(parameter) if value.is_floating_point() else value.dtype
-    return value.to(parameter.device, dtype, copy=True)
+        return torch.as_tensor(value).to(device, COUNT, copy=True)
+    follows = value.is_floating_point() and value.dim() > 0  # single numbers mix with any precision
+    return value.to(parameter.device, exact_dtype(parameter) if follows else value.dtype, copy=True)
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:
