@@ -108,7 +108,7 @@ class Shell(torch.optim.Optimizer, abc.ABC):
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         values = [exact(p) for p in parameters]
-        gradients = [checked(p).to(value.dtype) for p, value in zip(parameters, values, strict=True)]
+        gradients = [exact(checked(p), value.dtype) for p, value in zip(parameters, values, strict=True)]
         if group["maximize"]:
             gradients = list(torch._foreach_neg(gradients))
         states = [self.state[p] for p in parameters]
@@ -176,12 +176,13 @@ def _placed(name: str, value: Any, parameter: Tensor, group: dict[str, Any]) -> 
 
 def exact_dtype(x: Tensor) -> torch.dtype:
     """Of computations on x and of its state: float32, or float64 if x has it."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def exact(x: Tensor) -> Tensor:
-    """In float32 or better; x itself if it is."""
-    return x.to(exact_dtype(x))
+def exact(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """In float32 or better, or in a dtype; x itself if it is."""
+    dtype = dtype or exact_dtype(x)
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def moving(group: dict[str, Any]) -> list[Tensor]:
