@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nestling.models import HopeForCausalLM
 
 FLAGS = {
-    "quick": "less text, one seed: a minute",
+    "quick": "much smaller: a minute or a few",
     "full": "more text, three seeds: up to an hour; it can be interrupted and goes on",
     "end_context": "end the context after reading, so that levels which reset do",
 }
@@ -175,6 +175,37 @@ def demo(
     print(f"the report is {report}")
 
 
+def eval_optimizers(
+    problems: list[str] | None = None,
+    optimizers: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/optimizers",
+    report: str = "optimizers-report.html",
+    jobs: int = 2,
+) -> None:
+    """Compare optimisers: tuned alike, three seeds, on toy problems, vision Transformers and language models.
+
+    Args:
+        problems: some of quadratic, vit-digits, vit-mnist, lm-transformer, lm-hope; none is all of them.
+        optimizers: some of the optimisers by name; none is all of them.
+        quick: two small problems: a few minutes.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.optimizers.main import run
+    from nestling.report import optimizers as pages
+
+    console = Console()
+    results = run(problems, optimizers, quick, out, jobs, lambda line: console.print(line, highlight=False))
+    Path(report).write_text(pages.html(results), encoding="utf-8")
+    console.print(pages.tables(results))
+    print(f"the report is {report}")
+
+
 def _load(folder: str) -> tuple[HopeForCausalLM, Any]:
     """A saved model and its tokenizer; a UserError says what is wrong with the folder."""
     from transformers import AutoTokenizer
@@ -220,24 +251,44 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="nestling", description="Language models that keep learning.", parser_mode="toml")
     commands = parser.add_subcommands(dest="command")
     for function in (demo, train, learn, generate):
-        sub = ArgumentParser(parser_mode="toml")
-        sub.add_argument("--config", action="config", help="a TOML file with any of these settings")
-        flags = [name for name, hint in function.__annotations__.items() if hint == "bool"]
-        sub.add_function_arguments(function, skip=set(flags))
-        for flag in flags:
-            sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
-        description = (function.__doc__ or "").strip().splitlines()[0]
-        commands.add_subcommand(function.__name__, sub, help=description)
+        commands.add_subcommand(function.__name__, _arguments(function), help=_summary(function))
+    evaluation = ArgumentParser(parser_mode="toml")
+    commands.add_subcommand("eval", evaluation, help="Run a benchmark.")
+    benchmarks = evaluation.add_subcommands(dest="benchmark")
+    for name, function in EVALS.items():
+        benchmarks.add_subcommand(name, _arguments(function), help=_summary(function))
     return parser
+
+
+def _arguments(function: Callable[..., None]) -> ArgumentParser:
+    """A function's arguments as options, its booleans as flags."""
+    parser = ArgumentParser(parser_mode="toml")
+    parser.add_argument("--config", action="config", help="a TOML file with any of these settings")
+    flags = [name for name, hint in function.__annotations__.items() if hint == "bool"]
+    parser.add_function_arguments(function, skip=set(flags))
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
+    return parser
+
+
+def _summary(function: Callable[..., None]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
+
+
+EVALS = {"optimizers": eval_optimizers}
 
 
 def main() -> None:
     """Run a command. Bad input ends with one sentence and exit status 2 (NESTLING_TRACEBACK=1 shows the traceback)."""
     parser = _parser()
     given = parser.instantiate(parser.parse_args())
-    arguments = {key: value for key, value in vars(given[given.command]).items() if key != "config"}
+    command, function = given[given.command], globals().get(given.command)
+    if given.command == "eval":
+        command, function = command[command.benchmark], EVALS[command.benchmark]
+    assert function is not None
+    arguments = {key: value for key, value in vars(command).items() if key != "config"}
     try:
-        globals()[given.command](**arguments)
+        function(**arguments)
     except KeyboardInterrupt:
         sys.exit("nestling: stopped")
     except (ValueError, OSError, ImportError, RuntimeError) as error:

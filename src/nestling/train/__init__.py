@@ -1,6 +1,7 @@
 """Training: text as tokens, and one visible loop."""
 
 from nestling.settings import TrainConfig
+from nestling.train.corpora import mnist, wikitext2
 from nestling.train.data import batches, byte_tokenizer, encode, english_prose, python_source, read_text
 from nestling.train.train import Progress, train
 
@@ -11,7 +12,9 @@ __all__ = [
     "byte_tokenizer",
     "encode",
     "english_prose",
+    "mnist",
     "python_source",
     "read_text",
     "train",
+    "wikitext2",
 ]

@@ -32,17 +32,25 @@ class Progress:
 
 
 def train(
-    model: HopeForCausalLM, ids: Tensor, config: TrainConfig, report: Callable[[Progress], None] | None = None
+    model: HopeForCausalLM,
+    ids: Tensor,
+    config: TrainConfig,
+    report: Callable[[Progress], None] | None = None,
+    make_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
 ) -> list[Progress]:
     """Train `model` on the tokens `ids [N]`; `report` is called after every step.
 
-    With `learning="parameter"` the weights that levels move are left to them; AdamW moves all others.
+    With `learning="parameter"` the weights that levels move are left to them; an optimiser moves all others.
+
+    make_optimizer: the optimiser of two parameter groups, matrices of linear maps (with weight decay) and everything else
+        (without); None is AdamW with the configuration's settings. Rates follow the configuration's schedule.
 
     Raises:
         UserError: the loss is not finite (the message says at which step), or the text is too short.
     """
     levels = LevelOptimizer(model.model.stack, model.levels, model.moves) if _by_levels(model) else None
-    optimizer = torch.optim.AdamW(_groups(model, levels, config.weight_decay), lr=config.lr, betas=config.betas)
+    groups = _groups(model, levels, config.weight_decay)
+    optimizer = (make_optimizer or (lambda g: torch.optim.AdamW(g, lr=config.lr, betas=config.betas)))(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
     history, begun = [], time.perf_counter()
     model.train()

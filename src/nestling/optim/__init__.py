@@ -1,0 +1,6 @@
+"""Optimisers as memories of gradients (arXiv 2512.24695, sections 4 and 7.2): pure updates in thin torch shells."""
+
+from nestling.optim.carry import Carried, carry
+from nestling.optim.shell import Shell
+
+__all__ = ["Carried", "Shell", "carry"]

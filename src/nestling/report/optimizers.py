@@ -1,0 +1,105 @@
+"""What `nestling eval optimizers` measured, as one offline HTML page and as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from nestling.report.curves import legend, looks
+from nestling.report.page import PAGE
+from nestling.report.style import CSS
+from nestling.report.svg import label, render
+from nestling.report.values import size, summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEADINGS = ("optimiser", "score", "ms a step", "state", "learning rate", "other setting")
+NOTE = (
+    "Each optimiser was tuned with {trials} trials (the rate first, then its other setting) on a seed and data of their own, "
+    "and then run with {seeds} seeds; mean ± standard deviation, lower is better. * the best rate is the last one tried."
+)
+
+
+def rows(problem: dict[str, Any]) -> list[list[str]]:
+    """A line for each optimiser, the best first."""
+    entries = sorted(problem["optimizers"].items(), key=lambda entry: _order(entry[1]["scores"]))
+    return [_row(name, met) for name, met in entries]
+
+
+def _order(scores: Sequence[float]) -> float:
+    mean = float(numpy.mean(scores))
+    return mean if numpy.isfinite(mean) else numpy.inf
+
+
+def _row(name: str, met: dict[str, Any]) -> list[str]:
+    runs = met["runs"]
+    milliseconds = [1000 * run["seconds"][-1] / run["steps"][-1] for run in runs if run["seconds"]]
+    state = size(max(run["state_bytes"] for run in runs))
+    rate = f"{met['lr']:g}{'*' if met['edge'] else ''}"
+    return [name, summary(met["scores"]), summary(milliseconds, ".1f"), state, rate, met["knob"]]
+
+
+def note(problem: dict[str, Any]) -> str:
+    """How the figures came to be."""
+    some = next(iter(problem["optimizers"].values()))
+    return NOTE.format(trials=len(some["trials"]), seeds=len(some["scores"]))
+
+
+def tables(results: dict[str, Any]) -> Group:
+    """One table a problem."""
+    return Group(*(_table(name, problem) for name, problem in results["problems"].items()))
+
+
+def _table(name: str, problem: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=f"{name}: {problem['measure']}", title_justify="left", pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for row in rows(problem):
+        table.add_row(*row)
+    return table
+
+
+def html(results: dict[str, Any]) -> str:
+    """The whole page; needs matplotlib."""
+    head = f"<header><h1>{escape(results['title'])}</h1><p class='note'>{escape(results['about'])}</p></header>"
+    sections = [_section(name, problem) for name, problem in results["problems"].items()]
+    extra = [f"<section><h2>{escape(t)}</h2><figure>{svg}</figure></section>" for t, svg in results.get("figures", [])]
+    return PAGE.substitute(title=escape(results["title"]), css=CSS, body="\n".join([head, *sections, *extra]))
+
+
+def _section(name: str, problem: dict[str, Any]) -> str:
+    cells = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
+        for row in rows(problem)
+    )
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in HEADINGS)
+    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
+    heading = f"<h2>{escape(name)}: {escape(problem['measure'])}</h2><p class='note'>{escape(note(problem))}</p>"
+    return f"<section>{heading}{body}<figure><div class='scroll'>{_curves(name, problem)}</div></figure></section>"
+
+
+def _curves(name: str, problem: dict[str, Any]) -> str:
+    """Mean training loss over the seeds, against steps and against seconds."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, 2, sharey=True)
+        entries = problem["optimizers"].items()
+        for (optimizer, met), look in zip(entries, looks(len(problem["optimizers"])), strict=True):
+            length = min(len(run["losses"]) for run in met["runs"])
+            losses = numpy.mean([run["losses"][:length] for run in met["runs"]], axis=0)
+            for ax, along in zip(axes, ("steps", "seconds"), strict=True):
+                at = numpy.mean([run[along][:length] for run in met["runs"]], axis=0)
+                ax.plot(at, losses, color=look.colour, linestyle=look.line, label=label(optimizer))
+                ax.set_xlabel(along)
+                ax.set_yscale("log")
+        axes[0].set_ylabel("training loss")
+        legend(figure, axes[0])
+
+    return render(f"curves-{name}", f"Training loss on {name}, for each optimiser", draw, height=4.0)

@@ -1,0 +1,63 @@
+"""Public data sets: from the folder that NESTLING_DATA names, or else from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nestling.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MNIST_PARTS = {"train": "train", "test": "t10k"}
+
+
+def local(*parts: str, folder: str | None = None) -> Path | None:
+    """A file under `folder` (None: the one that NESTLING_DATA names), or None where that has no such file."""
+    root = folder or os.environ.get("NESTLING_DATA")
+    path = Path(root, *parts) if root else None
+    return path if path is not None and path.is_file() else None
+
+
+def wikitext2(part: str, folder: str | None = None) -> str:
+    """WikiText-2 (Merity et al., arXiv 1609.07843), word-level text; part "train" or "valid"."""
+    if path := local("wikitext2", f"{part}.txt.gz", folder=folder):
+        return gzip.decompress(path.read_bytes()).decode()
+    split = {"valid": "validation"}.get(part, part)
+    rows = _hub("Salesforce/wikitext", "wikitext-2-v1", split=split)
+    return "".join(row["text"] for row in rows)
+
+
+def mnist(part: str, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """MNIST (LeCun et al. 1998): images `[N, 28, 28]` uint8 and labels `[N]` uint8; part "train" or "test"."""
+    name = MNIST_PARTS[part]
+    images = local("mnist", f"{name}-images-idx3-ubyte.gz", folder=folder)
+    labels = local("mnist", f"{name}-labels-idx1-ubyte.gz", folder=folder)
+    if images and labels:
+        return _idx(images, header=16).reshape(-1, 28, 28), _idx(labels, header=8)
+    rows = _hub("ylecun/mnist", split=part)
+    return np.stack([np.asarray(image) for image in rows["image"]]), np.asarray(rows["label"], dtype=np.uint8)
+
+
+def _idx(path: Path, header: int) -> np.ndarray:
+    """The bytes of an IDX file after its header."""
+    return np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=header)
+
+
+def _hub(name: str, *configuration: str, split: str) -> Any:
+    """A data set of the hub, or a UserError that says what to do."""
+    advice = f"set NESTLING_DATA to a folder that has it, or install nestling[data] to fetch {name} from the hub"
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(f"the data set is not here: {advice}") from None
+    load: Callable[..., Any] = load_dataset
+    try:
+        return load(name, *configuration, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be fetched ({str(error).splitlines()[0]}): {advice}") from None
