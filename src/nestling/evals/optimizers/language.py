@@ -25,7 +25,7 @@ class Language:
     """About a million parameters, `tokens` bytes of training text; the score is bits a byte of held-out text."""
 
     model: str = "transformer"
-    tokens: int = 400_000
+    tokens: int = 100_000
     width: int = 160
     layers: int = 3
     measure: str = "bits a byte"

@@ -39,7 +39,7 @@ class VisionTransformer(nn.Module):
 class Digits:
     """scikit-learn's 1,797 digits of 8 x 8; 1,000 to train on, 300 to tune by, the rest to judge by."""
 
-    epochs: int = 30
+    epochs: int = 12
     batch: int = 50
     name: str = "vit-digits"
     measure: str = "test error, %"
