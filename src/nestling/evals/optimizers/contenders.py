@@ -54,8 +54,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.state = {key: value for part in self.parts for key, value in part.state.items()}
 
 
-ADAPTIVE = (3e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-PLAIN = (0.01, 0.03, 0.1, 0.3, 1.0)
+ADAPTIVE = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+PLAIN = (0.003, 0.01, 0.03, 0.1, 0.3)
 DECAYS = (0.9, 0.95, 0.8)
 
 CONTENDERS: dict[str, Contender] = {
