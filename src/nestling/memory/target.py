@@ -6,14 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from nestling.memory.network import Network
-
-
-def unit(x: Tensor) -> Tensor:
-    """`x` at Euclidean norm 1 over its last dimension (smaller near zero, where a direction means nothing)."""
-    return F.normalize(x, dim=-1, eps=1e-6)
+from nestling.ops.unit import unit
 
 
 @dataclass(frozen=True)
