@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nestling import optim
-from nestling.optim import matrix_groups
+from nestling.optim import layer_groups, matrix_groups
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Contender:
 def heads(model: nn.Module) -> list[str]:
     """Names of a model's output layers."""
     return [name for name, _ in model.named_modules() if name.split(".")[-1] in ("head", "lm_head")]
+
+
+def plain(model: nn.Module) -> list[str]:
+    """Layers that share a weight, as a tied head and its embedding do."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    return sorted({name.rpartition(".")[0] for pair in tied.items() for name in pair})
 
 
 def groups(model: nn.Module, **adamw: Any) -> list[dict[str, Any]]:
@@ -67,20 +73,11 @@ CONTENDERS: dict[str, Contender] = {
         ADAPTIVE, "beta2", (0.99, 0.999, 0.95),
     ),
     "Muon": Contender(lambda m, lr, beta: MuonWithAdamW(m, lr, beta), ADAPTIVE, "momentum", (0.95, 0.9, 0.8)),
-    "AdEMAMix": Contender(
-        lambda m, lr, alpha: optim.AdEMAMix(m.parameters(), lr=lr, alpha=alpha), ADAPTIVE, "alpha", (4.0, 2.0, 8.0)
-    ),
     "M3": Contender(
         lambda m, lr, weight: optim.M3(groups(m), lr=lr, weights=(weight,)), ADAPTIVE, "slow weight", (0.5, 0.2, 1.0)
     ),
-    "DeltaMomentum": Contender(
-        lambda m, lr, delta: optim.DeltaMomentum(m.parameters(), lr=lr, delta=delta), PLAIN, "delta", (0.1, 0.3, 1.0)
-    ),
-    "DeepMomentum": Contender(
-        lambda m, lr, beta: optim.DeepMomentum(m.parameters(), lr=lr, momentum=beta), PLAIN, "momentum", DECAYS
-    ),
     "DGD": Contender(
-        lambda m, lr, erasure: optim.DGD(optim.layer_groups(m), m, lr=lr, momentum=0.9, erasure=erasure),
+        lambda m, lr, erasure: optim.DGD(layer_groups(m, plain(m)), m, lr=lr, momentum=0.9, erasure=erasure),
         PLAIN, "erasure", (1e-3, 1e-2, 1e-1),
     ),
 }  # fmt: skip
