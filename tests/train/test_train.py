@@ -100,7 +100,22 @@ def test_a_setting_that_cannot_be_raises(name):
 
 
 def test_the_loop_is_one_that_can_be_read():
-    """At most 80 lines of source, and no hook into it but `report`."""
+    """At most 80 lines of source, and no hook into it but `report` and the choice of an optimiser."""
     loop = importlib.import_module("nestling.train.train").train
     assert len(inspect.getsource(loop).splitlines()) <= 80
-    assert list(inspect.signature(loop).parameters) == ["model", "ids", "config", "report"]
+    assert list(inspect.signature(loop).parameters) == ["model", "ids", "config", "report", "make_optimizer"]
+
+
+def test_another_optimiser_takes_its_place():
+    """It gets all parameters in two groups, decayed matrices and the rest, and its rate follows the schedule."""
+    net, made = model("transformer++").float(), []
+
+    def make(groups):
+        made.append(torch.optim.SGD(groups, lr=0.5))
+        return made[0]
+
+    train(net, IDS, SHORT, make_optimizer=make)
+    first, second = made[0].param_groups
+    assert first["weight_decay"] > 0 == second["weight_decay"]
+    assert {id(p) for p in [*first["params"], *second["params"]]} == {id(p) for p in net.parameters()}
+    assert all(0 < group["lr"] < 0.5 for group in made[0].param_groups)
