@@ -130,6 +130,8 @@ class DGD(Shell):
             raise
 
     def _watch(self, group: dict[str, Any]) -> None:
+        if group.get("capturable"):
+            raise ValueError("capturable=True is not offered: hooks are not captured in a CUDA graph; leave it out")
         at_least_zero(erasure=group["erasure"])
         below_one(momentum=group["momentum"])
         if group["rule"] not in RULES:
@@ -155,6 +157,14 @@ class DGD(Shell):
         """Take the hooks away. The optimiser makes no further step of rule "dgd"."""
         for inputs in self._inputs:
             inputs.remove()
+
+    def __copy__(self) -> DGD:
+        raise ValueError(
+            "DGD cannot be copied: its hooks watch one model; make another for the model's copy, and load_state_dict"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DGD:
+        return self.__copy__()
 
     def __enter__(self) -> DGD:
         return self

@@ -55,7 +55,7 @@ class M3(Shell):
             and one `lr` serves all groups; or "original", `sqrt(max(1, rows / columns))` (Jordan et al. 2024).
         steps: of Newton-Schulz.
         coefficients: of Newton-Schulz, instead of its schedule; `ops.newton_schulz.MUON` for a comparison with Muon.
-        shell: `weight_decay`, `maximize` and `capturable`, as in `Shell`.
+        weight_decay, maximize, capturable: as in `Shell`.
 
     Raises:
         ValueError: a setting out of range, or a parameter that is no matrix in a group that is not AdamW's.
@@ -74,7 +74,9 @@ class M3(Shell):
         adjust_lr: str = "match_rms_adamw",
         steps: int = 5,
         coefficients: Triple | None = None,
-        **shell: Any,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
         matrices = dict(
             momentum=momentum,
@@ -87,7 +89,9 @@ class M3(Shell):
             steps=steps,
             coefficients=coefficients,
         )
-        super().__init__(params, lr, **shell, **matrices, adamw=False, betas=(0.9, 0.999), eps=1e-8)
+        super().__init__(
+            params, lr, weight_decay, maximize, capturable, **matrices, adamw=False, betas=(0.9, 0.999), eps=1e-8
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; raises a ValueError, and adds nothing, where a setting or a parameter is not allowed."""
