@@ -42,7 +42,7 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
         condition number   3.5   13.5  56    235   990    4.2e3    1.8e4    7.4e4    3.1e5    1.3e6
 
     Steps beyond ten polish: 11 leave an error of 0.5%, 12 of 2e-7, 13 none. The table is for a largest singular value
-    that is known; it is bounded instead, by up to `m^(1/8)` too much (1.4 to 1.7 for Gaussian matrices of a thousand
+    that is known; it is bounded instead, by up to `m^(1/8)` too much (1.2 to 1.7 for Gaussian matrices of a thousand
     rows and columns or fewer, 1 for rank one and for orthogonal matrices), so divide by as much.
 
     Not for condition numbers beyond the table: use an SVD. Rounding is raised like any small singular value, so in
@@ -75,7 +75,7 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
     for i, (a, b, c) in enumerate(own or schedule):
         if i > 0:
             gram, square = _powers(x)
-        x = torch.baddbmm(x, b * gram + c * square, x, beta=a)
+        x = torch.baddbmm(x, torch.add(b * gram, square, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
