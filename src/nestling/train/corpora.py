@@ -53,7 +53,7 @@ def _hub(name: str, *configuration: str, split: str) -> Any:
     """A data set of the hub, or a UserError that says what to do."""
     advice = f"set NESTLING_DATA to a folder that has it, or install nestling[data] to fetch {name} from the hub"
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise UserError(f"the data set is not here: {advice}") from None
     load: Callable[..., Any] = load_dataset

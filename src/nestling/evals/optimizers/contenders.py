@@ -47,7 +47,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         matrices = [g["params"] for g in sorted_groups if not g.get("adamw")]
         others = [g["params"] for g in sorted_groups if g.get("adamw")]
         super().__init__([{"params": params} for params in matrices + others], {"lr": lr})
-        rates = dict(lr=lr, weight_decay=0.0)
+        rates: dict[str, Any] = dict(lr=lr, weight_decay=0.0)
         muon = torch.optim.Muon(matrices[0], momentum=momentum, adjust_lr_fn="match_rms_adamw", **rates)
         self.parts: list[torch.optim.Optimizer] = [muon]
         self.parts += [torch.optim.AdamW(params, **rates) for params in others]
@@ -57,7 +57,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups[0]["lr"] = group["lr"]
             part.step()
-        self.state = {key: value for part in self.parts for key, value in part.state.items()}
+        for part in self.parts:
+            self.state.update(part.state)
 
 
 ADAPTIVE = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from nestling.models import HopeConfig, HopeForCausalLM
 from nestling.train import TrainConfig, byte_tokenizer, encode, train, wikitext2
 from nestling.train.train import Progress
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "transformer": dict(mixer="attention", num_attention_heads=4),
     "hope": dict(mixer="self_modifying_titans", num_attention_heads=1, memory_hidden=40),
 }
@@ -40,7 +41,12 @@ class Language:
         ids = encode(tokenizer, wikitext2("train")[: 4 * self.tokens])
         judged = encode(tokenizer, wikitext2("valid")[40_000:80_000] if final else wikitext2("valid")[:40_000])
         torch.manual_seed(seed)
-        size = {"hidden_size": self.width, "num_hidden_layers": self.layers, "learning": "off", "levels": []}
+        size: dict[str, Any] = {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "learning": "off",
+            "levels": [],
+        }
         model = HopeForCausalLM(HopeConfig(**size, **MODELS[self.model]))
         settings = TrainConfig(tokens=self.tokens, batch_size=8, length=256, seed=seed)
         record, optimizer = Recorder(settings.steps), make(model)

@@ -37,8 +37,11 @@ class Problem(Protocol):
     nothing was tuned on.
     """
 
-    name: str
-    measure: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def measure(self) -> str: ...
 
     def run(self, make: Make, seed: int, final: bool) -> Outcome: ...
 

@@ -12,7 +12,7 @@ from nestling.evals.optimizers.problem import Make, Outcome, Recorder
 
 @dataclass(frozen=True)
 class RotatingQuadratic:
-    """`1/2 tr(E^T H_t E)`, `E = W - W*`, for a matrix `W [n, n]`; gradients carry noise.
+    """`1/2 tr(E H_t E^T)`, `E = W - W*`, for a linear map `W [n, n]`: regression on inputs of covariance `H_t`, noisy targets.
 
     The eigenvalues of `H_t` go from 1/condition to 1 in equal ratios; its eigenvectors turn, in the planes of neighbouring
     eigenvalues, by `turn` radians a step. The score is log10 of the mean loss over the last quarter.
@@ -37,10 +37,12 @@ class RotatingQuadratic:
         optimizer, record, late = make(model), Recorder(self.steps), []
         for step in range(self.steps):
             basis = basis @ turn
-            error = basis.mT @ (model.weight.detach() - goal)
-            loss = 0.5 * (values[:, None] * error.square()).sum().item()
+            x = values.sqrt()[:, None] * basis.mT
+            error = model(x) - x @ goal.mT
+            loss = 0.5 * error.detach().square().sum().item()
             noise = self.noise * torch.randn(self.n, self.n, generator=generator)
-            model.weight.grad = basis @ (values[:, None] * error) + noise
+            optimizer.zero_grad()
+            (0.5 * (error + noise).square().sum()).backward()
             optimizer.step()
             late += [loss] if step >= 3 * self.steps // 4 else []
             if not record(loss):

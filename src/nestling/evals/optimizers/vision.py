@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Digits:
             raise UserError(
                 "vit-digits needs scikit-learn: pip install scikit-learn, or leave the problem out"
             ) from None
-        digits = load_digits()
+        digits: Any = load_digits()
         order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
         images = torch.tensor(digits.images, dtype=torch.float32)[order] / 8 - 1
         labels = torch.tensor(digits.target)[order]
