@@ -364,7 +364,7 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match=next(iter(bad))):
             DGD([model.head.weight], model, **{"lr": 0.1, **bad})
     optimizer = DGD([model.head.weight], model, 0.1)
-    with pytest.raises(ValueError, match="norm.bias"):
+    with pytest.raises(ValueError, match=r"norm\.bias"):
         optimizer.add_param_group({"params": [model.norm.bias]})
     assert len(optimizer.param_groups) == 1
     tied = nn.ModuleList([nn.Embedding(7, 4), nn.Linear(4, 7)])

@@ -156,7 +156,9 @@ def test_forgetting_is_an_exponential_window_over_steps(forgetting):
     for piece in pieces:
         before = layer.weight.detach().clone()
         learn(optimizer, layer(piece).sum())
-    weights = torch.tensor([forgetting**age for p, age in zip(pieces, (3, 2, 1, 0), strict=True) for _ in p], dtype=torch.float64)
+    weights = torch.tensor(
+        [forgetting**age for p, age in zip(pieces, (3, 2, 1, 0), strict=True) for _ in p], dtype=torch.float64
+    )
     gradient = torch.ones(4, 2, dtype=torch.float64).T @ pieces[-1]
     close(layer.weight, before - gradient @ projector(torch.cat(pieces), 0.1, weights))
 
@@ -342,7 +344,11 @@ def test_bad_input_is_refused():
     """Every message says what was given and what to do, and a refused step moves nothing."""
     layer, x = nn.Linear(3, 2), torch.randn(4, 3)
     sgd = torch.optim.SGD(layer.parameters(), 0.1)
-    for bad, match in (({"damping": 0.0}, "damping=0.0"), ({"forgetting": 0.0}, "forgetting=0.0"), ({"period": 0}, "period=0")):
+    for bad, match in (
+        ({"damping": 0.0}, "damping=0.0"),
+        ({"forgetting": 0.0}, "forgetting=0.0"),
+        ({"period": 0}, "period=0"),
+    ):
         with pytest.raises(ValueError, match=match):
             Retained(sgd, layer, **bad)
     with pytest.raises(ValueError, match="moves no linear"):

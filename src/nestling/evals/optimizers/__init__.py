@@ -1,0 +1,1 @@
+"""The comparison of optimisers: problems, learners, tables."""
