@@ -1,7 +1,8 @@
-"""The table of all optimisers, one row each, and the small things that their tests step: a new optimiser is one row."""
+"""The table of all optimisers, one row each, and the small things that their tests step. A new optimiser is a new row."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,17 @@ def apart(takes: Callable[[nn.Module, Tensor], bool], **settings: Any) -> Callab
     return split
 
 
+def a_layers_weight(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether a parameter is the weight of a linear or embedding layer."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Embedding)]
+    return any(layer.weight is parameter for layer in layers)
+
+
+def found(module: str) -> bool:
+    """Whether `nestling.optim` has a module."""
+    return importlib.util.find_spec(f"nestling.optim.{module}") is not None
+
+
 @dataclass(frozen=True)
 class Row:
     """How an optimiser is made, the settings that it must refuse, and rates that suit it.
@@ -138,9 +150,41 @@ OPTIMIZERS = {
 }
 
 
+# Optimisers that may not be here yet: each row is added with its class.
+if found("m3"):
+    from nestling.optim.m3 import M3
+
+    out_of_range = ({"periods": (0,)}, {"momentum": 1.5}, {"steps": 0})
+    OPTIMIZERS["M3"] = Row(
+        only(M3, periods=(3,)), 0.05, 0.3, out_of_range, apart(lambda module, p: p.ndim == 2, adamw=True)
+    )
+if found("dgd"):
+    from nestling.optim.dgd import DGD
+
+    OPTIMIZERS["DGD"] = Row(
+        lambda module, params, **settings: DGD(params, module, **{"momentum": 0.9, **settings}),
+        *(0.02, 1e-3, ({"momentum": 1.0}, {"erasure": -1.0}), apart(a_layers_weight, rule="sgd")),
+        watches=True,
+        capturable=False,
+    )
+# What stands around an optimiser, moves a model's layers only, and does not promise all that the others do.
+AROUND: dict[str, Row] = {}
+if found("retain"):
+    from nestling.optim.retain import Retained
+
+    AROUND["Retained"] = Row(
+        lambda module, params, **settings: Retained(Momentum(params, **settings), module, damping=0.1),
+        *(0.02, 1e-3, ()),
+        watches=True,
+        capturable=False,
+    )
+
+ALL = {**OPTIMIZERS, **AROUND}
+
+
 def make(name: str, module: nn.Module, params: Any = None, **settings: Any) -> Optimizer:
     """An optimiser over a module's parameters, with their names unless `params` says otherwise."""
-    row = OPTIMIZERS[name]
+    row = ALL[name]
     if isinstance(params, Tensor):  # a mistake that is to be refused
         return row.build(module, params, **settings)
     params = list(module.named_parameters() if params is None else params)
@@ -150,7 +194,7 @@ def make(name: str, module: nn.Module, params: Any = None, **settings: Any) -> O
 
 def add(name: str, module: nn.Module, optimizer: Optimizer, group: dict[str, Any]) -> None:
     """One more group."""
-    for part in OPTIMIZERS[name].groups(module, [group]):
+    for part in ALL[name].groups(module, [group]):
         optimizer.add_param_group(part)
 
 

@@ -6,6 +6,7 @@ PyTorch's own cases are in `test_optimizers_torch.py`, the mathematics of each o
 import copy
 import io
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from tests.helpers import close, differ, same
-from tests.optimizers import OPTIMIZERS, add, give, learn, loose, loss_of, make, network, state_of, values
+from tests.optimizers import ALL, OPTIMIZERS, add, give, learn, loose, loss_of, make, network, state_of, values
 
 LR = 0.01
 every = pytest.mark.parametrize("name", OPTIMIZERS)
+wrapped_too = pytest.mark.parametrize("name", ALL)
 alone = pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if not row.watches])
 
 
@@ -46,7 +48,7 @@ def halves(module):
 # ---- steps
 
 
-@every
+@wrapped_too
 def test_a_step_moves_every_parameter(name):
     """The guard of this file: a step that did nothing would pass most of it."""
     module = network()
@@ -56,7 +58,7 @@ def test_a_step_moves_every_parameter(name):
         assert (value - before[key]).abs().max() > 1e-6, key
 
 
-@every
+@wrapped_too
 def test_a_closure_is_called_once_with_gradients_on(name):
     """`step(closure)` is zero_grad, backward, step; it returns the loss, and works where gradients are off."""
     plain, module = network(), network()
@@ -76,7 +78,7 @@ def test_a_closure_is_called_once_with_gradients_on(name):
     same(values(module), values(plain))
 
 
-@every
+@wrapped_too
 def test_maximize_climbs(name):
     """`maximize` is descent on the negated loss."""
     up, down = network(), network()
@@ -119,7 +121,7 @@ def test_zero_gradients_do_nothing_at_the_start_and_no_harm_later(name):
     assert all(t.isfinite().all() for t in [*values(module).values(), *state_of(optimizer).values()])
 
 
-@every
+@wrapped_too
 def test_gradients_are_read_only(name):
     """A step changes no gradient, and what is done to a gradient afterwards changes no state."""
     module, optimizer = started(name, torch.float32)
@@ -133,7 +135,7 @@ def test_gradients_are_read_only(name):
     same(state_of(optimizer), kept)
 
 
-@every
+@wrapped_too
 def test_a_step_is_determined(name):
     """Neither memory's layout nor earlier random numbers enter: two runs are the same bits, and no random one is drawn."""
     first, _ = started(name)
@@ -147,7 +149,7 @@ def test_a_step_is_determined(name):
 # ---- which parameters, in which groups
 
 
-@every
+@wrapped_too
 def test_groups_are_optimisers_of_their_own(name):
     """Two groups with their own rate and decay = two optimisers with them."""
     module, other = network(), network()
@@ -165,7 +167,7 @@ def test_groups_are_optimisers_of_their_own(name):
     same(values(module), values(other))
 
 
-@every
+@wrapped_too
 def test_a_group_can_be_added_later(name):
     """`add_param_group` = an optimiser that starts then; the others go on."""
     module, other = network(), network()
@@ -332,8 +334,9 @@ def through_safetensors(saved):
     return {"state": state, "param_groups": json.loads(json.dumps(saved["param_groups"]))}
 
 
-@every
-@pytest.mark.parametrize("through", [through_torch, through_safetensors])
+@pytest.mark.parametrize(
+    ("name", "through"), [*product(ALL, [through_torch]), *product(OPTIMIZERS, [through_safetensors])]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_saved_optimiser_goes_on_as_the_old_one(name, through, dtype):
     """Saved and loaded into an optimiser made with other settings: state, settings and steps are the same bits."""
@@ -351,7 +354,7 @@ def test_a_saved_optimiser_goes_on_as_the_old_one(name, through, dtype):
     same(state_of(other), state_of(optimizer))
 
 
-@every
+@wrapped_too
 def test_what_was_loaded_is_a_copy(name):
     """After one has loaded the other's state in memory, the steps of one are none of the other."""
     module, optimizer = started(name)
@@ -362,7 +365,7 @@ def test_what_was_loaded_is_a_copy(name):
     same(state_of(other), kept)
 
 
-@every
+@wrapped_too
 def test_the_state_follows_the_precision_of_the_model(name):
     """A state saved in float64 works on float32 parameters, and the other way: it takes their precision."""
     for theirs, mine in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
@@ -375,14 +378,14 @@ def test_the_state_follows_the_precision_of_the_model(name):
         assert floats and all(t.dtype == mine for t in floats.values())
 
 
-@every
+@wrapped_too
 def test_a_deep_copy_is_a_second_optimiser(name):
     """It comes with copies of the parameters, goes on identically, and leaves the first one alone.
 
     One with hooks in a module says that it cannot be copied, and so does a shallow copy.
     """
     module, optimizer = started(name)
-    if OPTIMIZERS[name].watches:
+    if ALL[name].watches:
         for function in (copy.deepcopy, copy.copy):
             with pytest.raises(ValueError, match="cop"):
                 function(optimizer)
@@ -406,7 +409,7 @@ def test_a_shallow_copy_is_the_same_optimiser(name):
     same(values(module), values(straight))
 
 
-@every
+@wrapped_too
 def test_distributed_checkpoints_know_it(name):
     """torch.distributed.checkpoint's state by parameter name goes into an optimiser that has not stepped.
 
@@ -418,7 +421,7 @@ def test_distributed_checkpoints_know_it(name):
     saved = dcp.get_optimizer_state_dict(module, optimizer)
     copied = copy.deepcopy(module)
     other = make(name, copied, lr=0.5)
-    if OPTIMIZERS[name].watches:
+    if ALL[name].watches:
         with pytest.raises(ValueError, match="inputs"):
             dcp.set_optimizer_state_dict(copied, other, saved)
         return
@@ -432,7 +435,7 @@ def test_distributed_checkpoints_know_it(name):
 # ---- what stands around an optimiser
 
 
-@every
+@wrapped_too
 def test_a_schedule_sets_the_rate(name):
     """LambdaLR = setting the rate by hand before each step, with a number and with a tensor."""
     rates = [1.0, 0.5, 0.25, 2.0]
@@ -450,7 +453,7 @@ def test_a_schedule_sets_the_rate(name):
         close(values(module), values(by_hand), 1e-12)
 
 
-@every
+@wrapped_too
 def test_one_cycle_turns_the_momentum_where_there_is_one(name):
     """OneCycleLR works; it cycles the first of `betas`, or else `momentum`; where neither is a setting it says so."""
     module, optimizer = started(name, steps=0)
@@ -472,7 +475,7 @@ def test_one_cycle_turns_the_momentum_where_there_is_one(name):
     assert all(p.isfinite().all() for p in module.parameters())
 
 
-@every
+@wrapped_too
 def test_gradient_scaling_skips_what_overflowed(name):
     """A step with an infinite gradient is none at all, state included; the scale halves; others are the plain steps."""
     module, plain = network(torch.float32), network(torch.float32)
@@ -492,10 +495,10 @@ def test_gradient_scaling_skips_what_overflowed(name):
         else:
             learn(plain, other, [index])
     assert scaler.get_scale() == 512.0
-    close(values(module), values(plain), 1e-5)
+    close(values(module), values(plain), 1e-4)
 
 
-@every
+@wrapped_too
 def test_hooks_run_around_a_step(name):
     """Before hooks may see and change what is given to step; after hooks see what it did; handles remove them."""
     module, optimizer = started(name, steps=1)

@@ -218,3 +218,19 @@ def test_nothing_in_common_is_refused():
     learn(module, adamw, [0])
     refused(adamw, Momentum(network().named_parameters()), "no part of the state of AdamW")
     refused(old, torch.optim.AdamW(network().named_parameters()), "take one with lr=0 first")
+
+
+def test_a_wrapper_is_refused():
+    """What stands around an optimiser may remember more than that one's state: it is not left behind unsaid."""
+
+    class Around(torch.optim.Optimizer):
+        def __init__(self, inside):
+            self.inside = inside
+            self.__setstate__({"defaults": inside.defaults})
+
+        @property
+        def param_groups(self):
+            return self.inside.param_groups
+
+    _, old = stepped()
+    refused(Around(old), Momentum(network().named_parameters()), "Around stands around another optimiser")

@@ -50,8 +50,9 @@ def carry(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> Carried:
     Do not use it to read a checkpoint into the same model: that is `load_state_dict`, which takes the settings too.
 
     Raises:
-        ValueError: an optimiser made without names, or with one name twice; no name in common, or no part of a state; a
-            parameter whose shape differs; an `old` that has not stepped. Nothing has moved then.
+        ValueError: an optimiser made without names, or with one name twice; a wrapper around one, which may know more than
+            the state shows; no name in common, or no part of a state; a parameter whose shape differs; an `old` that has
+            not stepped. Nothing has moved then.
     """
     before, after = by_name(old), by_name(new)
     learnt = {name: old.state[p] for name, (p, _) in before.items() if old.state.get(p)}
@@ -79,7 +80,7 @@ def by_name(optimizer: torch.optim.Optimizer) -> dict[str, Place]:
     """Each parameter of an optimiser and its group, by the name it was given with.
 
     Raises:
-        ValueError: it was made without names, or one name stands for two parameters.
+        ValueError: it was made without names, one name stands for two parameters, or it stands around another optimiser.
     """
     found: dict[str, Place] = {}
     for name, place in _named(optimizer):
@@ -90,6 +91,10 @@ def by_name(optimizer: torch.optim.Optimizer) -> dict[str, Place]:
 
 
 def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Place]]:
+    if "param_groups" not in vars(optimizer):
+        raise ValueError(
+            f"{type(optimizer).__name__} stands around another optimiser, whose groups it shows; carry between the ones inside"
+        )
     for group in optimizer.param_groups:
         if "param_names" not in group:
             raise ValueError(

@@ -20,8 +20,9 @@ class Shell(torch.optim.Optimizer, abc.ABC):
     with their state in float32, rates that are tensors, and capture in CUDA graphs. Every step works on lists of tensors
     (torch's `foreach`); `fused` is not offered, and neither is `differentiable`: a step leaves no graph behind.
 
-    A subclass implements `initial_state` and `directions`, passes its own settings as `defaults`, and extends `check`.
-    Settings are plain data (numbers, strings, tuples of them), as they are part of `state_dict`.
+    A subclass implements `initial_state` and `directions`, hands its own settings to the constructor, and extends `check`
+    (and `ready`, if more can be wrong). Settings are plain data, numbers, strings, tuples of them: they are part of
+    `state_dict`.
 
     Raises:
         ValueError: a setting out of range, or a parameter or gradient that is sparse or complex. Nothing has moved then.
@@ -80,15 +81,20 @@ class Shell(torch.optim.Optimizer, abc.ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:  # all of them before any parameter moves
-            ready_for_capture(group)
-            for parameter in moving(group):
-                checked(parameter)
+        for group in self.param_groups:
+            self.ready(moving(group), group)
         for group in self.param_groups:
             self._init_group(group)
             for alike in _by_kind(moving(group)):
                 self._step(alike, group)
         return loss
+
+    def ready(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Raise ValueError if a step cannot be made with the gradients of a group. Nothing has moved yet, in any group."""
+        for parameter in parameters:
+            checked(parameter)
+        if not group["capturable"] and _capturing():
+            raise ValueError("capturable=False, and step() is being captured in a CUDA graph; use capturable=True")
 
     def _init_group(self, group: dict[str, Any]) -> None:
         """State where there is none yet. torch.compile knows this name: it runs the method, and traces the rest."""
@@ -216,12 +222,11 @@ def checked(parameter: Tensor) -> Tensor:
     return gradient
 
 
-def ready_for_capture(group: dict[str, Any]) -> None:
-    """Raise if a CUDA graph is being captured in which the count of steps would stand still."""
-    if torch.compiler.is_compiling() or not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
-        return
-    if not group["capturable"]:
-        raise ValueError("capturable=False, and step() is being captured in a CUDA graph; use capturable=True")
+def _capturing() -> bool:
+    """Whether a CUDA graph is being made of what runs now. Without `capturable` its replays would count no steps."""
+    if torch.compiler.is_compiling():  # which knows what it can capture
+        return False
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def one_element(**settings: Any) -> None:
