@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.optim import DGD, M3
 from nestling.optim.shell import Shell, State, below_one
 
 Optimizer = torch.optim.Optimizer
@@ -118,35 +117,9 @@ class Row:
     capturable: bool = True
 
 
-def dgd(module: nn.Module, params: Any, **settings: Any) -> Optimizer:
-    """It needs the module, to watch its layers."""
-    return DGD(params, module, **{"lr": 0.01, "momentum": 0.9, "erasure": 1e-3, **settings})
-
-
-def of_a_layer(module: nn.Module, parameter: Tensor) -> bool:
-    """Whether it is the weight of a linear layer of the module."""
-    return any(isinstance(layer, nn.Linear) and layer.weight is parameter for layer in module.modules())
-
-
 OPTIMIZERS = {
     "Momentum": Row(only(Momentum), 0.02, 1e-3, ({"momentum": 1.0}, {"momentum": -0.1})),
     "Normalised": Row(only(Normalised), 0.05, 0.03, ({"momentum": 1.0},)),
-    "M3": Row(
-        only(M3),
-        0.2,
-        0.1,
-        ({"momentum": 1.5}, {"slow_momentum": -0.1}, {"periods": (0,)}, {"steps": 0}),
-        groups=apart(lambda module, p: p.ndim == 2, adamw=True),
-    ),
-    "DGD": Row(
-        dgd,
-        0.02,
-        1e-3,
-        ({"momentum": 1.0}, {"erasure": -1.0}),
-        groups=apart(of_a_layer, rule="sgd"),
-        watches=True,
-        capturable=False,
-    ),
 }
 
 

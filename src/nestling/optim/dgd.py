@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.optim.inputs import Inputs, Reading, counts, layers_of, surprises, tokens
+from nestling.optim.inputs import Inputs, Layer, Reading, Watching, counts, layers_of, surprises, tokens
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
 RULES = ("dgd", "sgd")
@@ -66,7 +66,7 @@ def layer_groups(model: nn.Module, plain: Sequence[str] = ()) -> list[dict[str, 
     return [group for group in groups if group["params"]]
 
 
-class DGD(Shell):
+class DGD(Watching, Shell):
     """Delta gradient descent (Eq. 56-57) with momentum, for the weights of linear, embedding and convolution layers.
 
         optimizer = DGD(layer_groups(model), model, lr=0.1, momentum=0.9)
@@ -115,7 +115,7 @@ class DGD(Shell):
         maximize: bool = False,
     ) -> None:
         self._model, self._inputs = model, list[Inputs]()
-        self._layers: dict[str, nn.Module] = {}
+        self._layers: dict[str, Layer] = {}
         self._places: dict[Tensor, int] = {}  # the group of each watched weight
         self._rates: dict[Tensor, Any] = {}  # the learning rate of its last backward pass
         super().__init__(params, lr, weight_decay, maximize, erasure=erasure, momentum=momentum, rule="dgd")
@@ -157,14 +157,6 @@ class DGD(Shell):
         """Take the hooks away. The optimiser makes no further step of rule "dgd"."""
         for inputs in self._inputs:
             inputs.remove()
-
-    def __copy__(self) -> DGD:
-        raise ValueError(
-            "DGD cannot be copied: its hooks watch one model; make another for the model's copy, and load_state_dict"
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DGD:
-        return self.__copy__()
 
     def __enter__(self) -> DGD:
         return self
@@ -231,7 +223,7 @@ class DGD(Shell):
         return list(torch._foreach_add(moves, decays, alpha=group["erasure"]))
 
 
-def _sums(layer: nn.Module, reading: Reading, gradient: Tensor, rate: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(layer: Layer, reading: Reading, gradient: Tensor, rate: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """`sum x x^T eta'/eta` over the tokens of a pass, their number, and what the gradient loses where each has its share."""
     if isinstance(layer, nn.Embedding):
         found, part = counts(layer, reading.input), 1 / (1 + rate)  # one-hot: |x|^2 = 1

@@ -10,16 +10,17 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Layer = nn.Linear | nn.Embedding | Convolution
 
 
-def layers_of(model: nn.Module, weights: Iterable[Tensor]) -> dict[str, nn.Module]:
+def layers_of(model: nn.Module, weights: Iterable[Tensor]) -> dict[str, Layer]:
     """The layers of `model` that carry one of `weights` and can be watched, by name.
 
     The projections inside `nn.MultiheadAttention` are none of them: it never calls them as layers.
@@ -32,7 +33,7 @@ def layers_of(model: nn.Module, weights: Iterable[Tensor]) -> dict[str, nn.Modul
     }
     wanted, owners, found = set(weights), {}, {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, LAYERS) or layer in unused or layer.weight not in wanted:
+        if not isinstance(layer, Layer) or layer in unused or layer.weight not in wanted:
             continue
         if layer.weight in owners:
             raise ValueError(
@@ -42,6 +43,19 @@ def layers_of(model: nn.Module, weights: Iterable[Tensor]) -> dict[str, nn.Modul
             )
         owners[layer.weight], found[name] = name, layer
     return found
+
+
+class Watching:
+    """What has hooks in a model cannot be copied: they watch one model."""
+
+    def __copy__(self) -> NoReturn:
+        name = type(self).__name__
+        raise ValueError(
+            f"{name} cannot be copied: it watches one model; make another for a copy of the model, and load_state_dict"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self.__copy__()
 
 
 def tokens(layer: nn.Module, x: Tensor) -> Tensor:
@@ -118,7 +132,7 @@ class Inputs:
         ValueError: (in the backward pass) a layer ran more than once in what is differentiated.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], learnt: Learnt, observed: Observed | None = None) -> None:
+    def __init__(self, layers: Mapping[str, Layer], learnt: Learnt, observed: Observed | None = None) -> None:
         self._weights = {name: layer.weight for name, layer in layers.items()}
         self._layers = dict(layers)
         self._learnt = weakref.WeakMethod(learnt)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.memory import RetainSeen
-from nestling.optim.inputs import Inputs, Reading, counts, layers_of, tokens
+from nestling.optim.inputs import Inputs, Layer, Reading, Watching, counts, layers_of, tokens
 
 
 def curvature(seen: Tensor, count: Tensor, damping: float) -> Tensor:
@@ -59,7 +59,7 @@ class _Memory:
     factor: of `A` as it was when it was last factored. fresh: inputs came since then. streamed: since the last step.
     """
 
-    layer: nn.Module
+    layer: Layer
     bias: bool
     seen: Tensor | None = None
     count: Tensor | None = None
@@ -129,7 +129,7 @@ class _Memory:
             setattr(self, name, value.to(self.layer.weight.device, copy=True) if isinstance(value, Tensor) else value)
 
 
-class Retained(torch.optim.Optimizer):
+class Retained(Watching, torch.optim.Optimizer):
     """Any optimiser, behind a memory of what the layers have seen: what it would unlearn of that, it does not move.
 
         optimizer = Retained(torch.optim.AdamW(model.parameters(), lr=1e-3), model, damping=1e-2)
