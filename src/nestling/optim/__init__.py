@@ -2,8 +2,9 @@
 
 from nestling.optim.carry import Carried, carry
 from nestling.optim.dgd import DGD, layer_groups
+from nestling.optim.edit import edit
 from nestling.optim.m3 import M3, matrix_groups
 from nestling.optim.retain import Retained
 from nestling.optim.shell import Shell
 
-__all__ = ["DGD", "M3", "Carried", "Retained", "Shell", "carry", "layer_groups", "matrix_groups"]
+__all__ = ["DGD", "M3", "Carried", "Retained", "Shell", "carry", "edit", "layer_groups", "matrix_groups"]
