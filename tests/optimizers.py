@@ -118,8 +118,8 @@ class Row:
 
 
 OPTIMIZERS = {
-    "Momentum": Row(only(Momentum), 0.02, 1e-3, ({"momentum": 1.0}, {"momentum": -0.1})),
-    "Normalised": Row(only(Normalised), 0.05, 0.03, ({"momentum": 1.0},)),
+    "Momentum": Row(only(Momentum), 0.02, 2e-3, ({"momentum": 1.0}, {"momentum": -0.1})),
+    "Normalised": Row(only(Normalised), 0.1, 0.05, ({"momentum": 1.0},)),
 }
 
 
@@ -129,14 +129,15 @@ if found("m3"):
 
     out_of_range = ({"periods": (0,)}, {"momentum": 1.5}, {"steps": 0})
     OPTIMIZERS["M3"] = Row(
-        only(M3, periods=(3,)), 0.05, 0.3, out_of_range, apart(lambda module, p: p.ndim == 2, adamw=True)
+        only(M3, periods=(3,)), 0.2, 1.0, out_of_range, apart(lambda module, p: p.ndim == 2, adamw=True)
     )
 if found("dgd"):
     from nestling.optim.dgd import DGD
 
+    # what belongs to no layer is moved by its other rule; a layer's weight has another fixed point than the loss has
     OPTIMIZERS["DGD"] = Row(
         lambda module, params, **settings: DGD(params, module, **{"momentum": 0.9, **settings}),
-        *(0.02, 1e-3, ({"momentum": 1.0}, {"erasure": -1.0}), apart(a_layers_weight, rule="sgd")),
+        *(0.02, 2e-3, ({"momentum": 1.0}, {"erasure": -1.0}), apart(a_layers_weight, rule="sgd")),
         watches=True,
         capturable=False,
     )
@@ -147,7 +148,7 @@ if found("retain"):
 
     AROUND["Retained"] = Row(
         lambda module, params, **settings: Retained(Momentum(params, **settings), module, damping=0.1),
-        *(0.02, 1e-3, ()),
+        *(0.02, 2e-3, ()),
         watches=True,
         capturable=False,
     )

@@ -4,8 +4,11 @@ PyTorch's own cases are in `test_optimizers_torch.py`, the mathematics of each o
 """
 
 import copy
+import importlib
+import inspect
 import io
 import json
+import pkgutil
 from itertools import product
 
 import pytest
@@ -14,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from nestling import optim
 from tests.helpers import close, differ, same
 from tests.optimizers import ALL, OPTIMIZERS, add, give, learn, loose, loss_of, make, network, state_of, values
 
@@ -43,6 +47,15 @@ def halves(module):
     """The parameters in two groups, with their names."""
     named = list(module.named_parameters())
     return named[:4], named[4:]
+
+
+def test_every_optimiser_has_a_row():
+    """No class of `nestling.optim` that steps is missing in the table."""
+    rows = {type(make(name, network(), lr=LR)) for name in ALL}
+    for file in pkgutil.iter_modules(optim.__path__):
+        module = importlib.import_module(f"{optim.__name__}.{file.name}")
+        classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
+        assert {c for c in classes if c.__module__ == module.__name__ and not inspect.isabstract(c)} <= rows
 
 
 # ---- steps
@@ -663,7 +676,7 @@ def test_a_quadratic_goes_to_its_bottom(name):
     B = torch.randn(6, 3, generator=generator, dtype=torch.float64)
     module = loose((4, 3))
     best = (A @ torch.linalg.lstsq(A, B).solution - B).square().sum()
-    end, start = descend(name, module, lambda: (A @ module[0] - B).square().sum(), OPTIMIZERS[name].lr, 300)
+    end, start = descend(name, module, lambda: (A @ module[0] - B).square().sum(), OPTIMIZERS[name].lr, 150)
     assert end - best < 1e-3 * (start - best)
 
 
@@ -677,7 +690,7 @@ def test_the_curved_valley_is_followed(name):
         x, y = module[0]
         return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
-    end, start = descend(name, module, curve, OPTIMIZERS[name].curve_lr, 1000)
+    end, start = descend(name, module, curve, OPTIMIZERS[name].curve_lr, 500)
     assert end < 0.01 * start
 
 
