@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.optim import DGD, M3, Retained
 from nestling.optim.shell import Shell, State, below_one
 
 Optimizer = torch.optim.Optimizer
@@ -91,11 +91,6 @@ def a_layers_weight(module: nn.Module, parameter: Tensor) -> bool:
     return any(layer.weight is parameter for layer in layers)
 
 
-def found(module: str) -> bool:
-    """Whether `nestling.optim` has a module."""
-    return importlib.util.find_spec(f"nestling.optim.{module}") is not None
-
-
 @dataclass(frozen=True)
 class Row:
     """How an optimiser is made, the settings that it must refuse, and rates that suit it.
@@ -120,39 +115,29 @@ class Row:
 OPTIMIZERS = {
     "Momentum": Row(only(Momentum), 0.02, 2e-3, ({"momentum": 1.0}, {"momentum": -0.1})),
     "Normalised": Row(only(Normalised), 0.1, 0.05, ({"momentum": 1.0},)),
-}
-
-
-# Optimisers that may not be here yet: each row is added with its class.
-if found("m3"):
-    from nestling.optim.m3 import M3
-
-    out_of_range = ({"periods": (0,)}, {"momentum": 1.5}, {"steps": 0})
-    OPTIMIZERS["M3"] = Row(
-        only(M3, periods=(3,)), 0.2, 1.0, out_of_range, apart(lambda module, p: p.ndim == 2, adamw=True)
-    )
-if found("dgd"):
-    from nestling.optim.dgd import DGD
-
+    "M3": Row(
+        only(M3, periods=(3,)),
+        *(0.2, 1.0, ({"periods": (0,)}, {"momentum": 1.5}, {"steps": 0})),
+        groups=apart(lambda module, p: p.ndim == 2, adamw=True),
+    ),
     # what belongs to no layer is moved by its other rule; a layer's weight has another fixed point than the loss has
-    OPTIMIZERS["DGD"] = Row(
+    "DGD": Row(
         lambda module, params, **settings: DGD(params, module, **{"momentum": 0.9, **settings}),
-        *(0.02, 2e-3, ({"momentum": 1.0}, {"erasure": -1.0}), apart(a_layers_weight, rule="sgd")),
+        *(0.02, 2e-3, ({"momentum": 1.0}, {"erasure": -1.0})),
+        groups=apart(a_layers_weight, rule="sgd"),
         watches=True,
         capturable=False,
-    )
+    ),
+}
 # What stands around an optimiser, moves a model's layers only, and does not promise all that the others do.
-AROUND: dict[str, Row] = {}
-if found("retain"):
-    from nestling.optim.retain import Retained
-
-    AROUND["Retained"] = Row(
+AROUND = {
+    "Retained": Row(
         lambda module, params, **settings: Retained(Momentum(params, **settings), module, damping=0.1),
         *(0.02, 2e-3, ()),
         watches=True,
         capturable=False,
-    )
-
+    ),
+}
 ALL = {**OPTIMIZERS, **AROUND}
 
 

@@ -232,21 +232,24 @@ def test_hooks_of_load_state_dict(name):
     def replaces(o, saved):
         saved = copy.deepcopy(saved)
         saved["param_groups"][0]["lr"] = 0.003
-        saved["state"][0]["step"] += 40
+        for value in saved["state"][0].values():
+            value += 40
         return {**saved, "state": {**saved["state"], "more": 5}}
 
     def changes(o, saved):
         saved["param_groups"][0]["lr"] = 0.002
 
     def looks(o):
-        first = o.state[o.param_groups[0]["params"][0]]
-        told.append((o.param_groups[0]["lr"], first["step"].item(), len(first), o.state["more"]))
+        told.append((o.param_groups[0]["lr"], o.state["more"], copy.deepcopy(o.state[o.param_groups[0]["params"][0]])))
 
     loaded.register_load_state_dict_pre_hook(changes)
     loaded.register_load_state_dict_pre_hook(replaces, prepend=True)
     loaded.register_load_state_dict_post_hook(looks)
     loaded.load_state_dict(optimizer.state_dict())
-    assert told == [(0.002, 41.0, len(optimizer.state_dict()["state"][0]), 5)]
+    ((lr, more, seen),) = told
+    assert lr == 0.002 and more == 5
+    for state in (seen, loaded.state[loaded.param_groups[0]["params"][0]]):
+        same(dict(state), {key: value + 40 for key, value in optimizer.state_dict()["state"][0].items()})
 
 
 @every

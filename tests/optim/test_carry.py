@@ -124,6 +124,29 @@ def test_a_partial_state_starts_its_count_anew():
     same(state_of(third), {k: v for k, v in state_of(new).items() if "slow" not in k})
 
 
+def test_a_state_of_one_name_and_another_shape_stays_behind():
+    """A momentum of each row is none of each number, whatever it is called; `slow`, of one shape, moves."""
+
+    class Rows(Momentum):
+        def initial_state(self, parameter, group):
+            return {"momentum": torch.zeros_like(parameter[..., 0]), "slow": torch.zeros_like(parameter)}
+
+        def directions(self, parameters, gradients, states, group):
+            return [state["slow"].add_(g) for g, state in zip(gradients, states, strict=True)]
+
+    class Whole(Rows):
+        def initial_state(self, parameter, group):
+            return {"momentum": torch.ones_like(parameter), "slow": torch.zeros_like(parameter)}
+
+    module, old = stepped(Rows)
+    again = network()
+    found = carry(old, new := Whole(again.named_parameters()))
+    assert found.left == found.missing == {name: ("step", "momentum") for name in values(module)}
+    for name, state in by_weight(new, again).items():
+        same(state["slow"], by_weight(old, module)[name]["slow"])
+        same(state["momentum"], torch.ones_like(state["slow"]))
+
+
 @pytest.mark.parametrize(("count", "times"), [(999, 25.1), (0, 10.0)])
 def test_why_the_count_stays_behind(count, times):
     """Adam whose first moment was carried (gradients of one) and the second was not: its next step in units of the rate."""
