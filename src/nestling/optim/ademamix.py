@@ -38,7 +38,7 @@ class AdEMAMix(Shell):
         alpha_warmup: steps until `alpha(t) = alpha`; 0 is at once.
         beta3_warmup: steps until `beta3(t) = beta3`; 0 is at once.
         eps: added to the root.
-        shell: `weight_decay`, `maximize` and `capturable`, as in `Shell`.
+        weight_decay, maximize, capturable: as in `Shell`.
 
     Raises:
         ValueError: a setting out of range.
@@ -53,16 +53,19 @@ class AdEMAMix(Shell):
         alpha_warmup: int = 0,
         beta3_warmup: int = 0,
         eps: float = 1e-8,
-        **shell: Any,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
         warmup = {"alpha_warmup": alpha_warmup, "beta3_warmup": beta3_warmup}
-        super().__init__(params, lr, **shell, betas=tuple(betas), alpha=alpha, **warmup, eps=eps)
+        settings = {"betas": tuple(betas), "alpha": alpha, **warmup, "eps": eps}
+        super().__init__(params, lr, weight_decay, maximize, capturable, **settings)
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
         if len(group["betas"]) != 3:
             raise ValueError(f"betas={group['betas']} must be three: of the fast mean, of the squares, of the slow mean")
-        below_one(**{f"beta{i}": beta for i, beta in enumerate(group["betas"], start=1)})
+        below_one(**{f"betas[{i}]": beta for i, beta in enumerate(group["betas"])})
         at_least_zero(**{name: group[name] for name in ("alpha", "alpha_warmup", "beta3_warmup", "eps")})
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:

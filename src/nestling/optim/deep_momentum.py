@@ -66,7 +66,7 @@ class DeepMomentum(Shell):
         objective: `DotProduct()`, `L2()` (None), or any object with their two methods.
         features: `phi`, from `[.., out, in]` to the same shape: `raw`, `unit`, `Polynomial` (Eq. 51), or your own.
         sigma: on what was read, `[.., out, in]`, such as `ops.newton_schulz` (Eq. 52). None is the identity.
-        shell: `weight_decay`, `maximize` and `capturable`, as in `Shell`.
+        weight_decay, maximize, capturable: as in `Shell`.
 
     Raises:
         ValueError: a setting out of range, or features that change the shape.
@@ -84,12 +84,14 @@ class DeepMomentum(Shell):
         objective: Objective | None = None,
         features: Map | None = None,
         sigma: Map | None = None,
-        **shell: Any,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
         self.objective = objective or L2()
         self.features, self.sigma = features or unit, sigma or raw
         memory = {"momentum": momentum, "rate": rate, "hidden": hidden, "nesterov": nesterov, "seed": seed}
-        super().__init__(params, lr, **memory, **shell)
+        super().__init__(params, lr, weight_decay, maximize, capturable, **memory)
 
     def __getstate__(self) -> dict[str, Any]:
         parts = ("objective", "features", "sigma")

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.optim.preconditioned_momentum import Preconditioner, PreconditionedMomentum, as_matrix, by_shape
+from nestling.optim.preconditioned_momentum import MomentumOf, Preconditioner, as_matrix, by_shape
 from nestling.optim.shell import at_least_zero
 
 FORMS = ("matrix", "vector")
 
 
-class DeltaMomentum(PreconditionedMomentum):
+class DeltaMomentum(MomentumOf):
     """Momentum trained by regression instead of the dot product (arXiv 2512.24695, Eq. 49):
 
         m <- m (alpha I - c G^T G) + P G        c = delta / (damping + |G|^2)        W <- W - lr m
@@ -46,9 +46,9 @@ class DeltaMomentum(PreconditionedMomentum):
         momentum: `alpha`, in [0, 1).
         delta: in [0, 1], how much of the answer is erased.
         damping: at least 0, in units of the squared norm of a gradient.
-        form: "vector" or "matrix".
+        form: "matrix" or "vector".
         preconditioner: `P`, as in `PreconditionedMomentum`.
-        shell: `weight_decay`, `maximize` and `capturable`, as in `Shell`.
+        weight_decay, maximize, capturable: as in `Shell`.
 
     Raises:
         ValueError: a setting out of range, or a form that is unknown.
@@ -61,11 +61,15 @@ class DeltaMomentum(PreconditionedMomentum):
         momentum: float = 0.9,
         delta: float = 0.1,
         damping: float = 0.0,
-        form: str = "vector",
+        form: str = "matrix",
         preconditioner: Preconditioner | None = None,
-        **shell: Any,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
-        super().__init__(params, lr, momentum, preconditioner, **shell, delta=delta, damping=damping, form=form)
+        shell = {"weight_decay": weight_decay, "maximize": maximize, "capturable": capturable}
+        settings = {"momentum": momentum, "delta": delta, "damping": damping, "form": form}
+        super().__init__(params, lr, preconditioner, **shell, **settings)
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nestling.memory import L2, RetainSeen
 from nestling.memory.associative import Objective
-from nestling.optim.preconditioned_momentum import as_matrix
+from nestling.optim.preconditioned_momentum import as_matrix, decomposable
 from nestling.optim.shell import Shell, State, below_one
 
 
@@ -53,7 +53,7 @@ class GeneralisedMomentum(Shell):
         objective: `L2()`, `DotProduct()`, or one whose surprise is `a output - target`, element by element.
         retention: `RetainSeen`: forgetting in (0, 1], damping above 0.
         memory: `Elementwise()` or `Rows()`.
-        shell: `weight_decay`, `maximize` and `capturable`, as in `Shell`.
+        weight_decay, maximize, capturable: as in `Shell`.
 
     Raises:
         ValueError: a setting out of range, or an objective of another form.
@@ -67,13 +67,15 @@ class GeneralisedMomentum(Shell):
         objective: Objective | None = None,
         retention: RetainSeen | None = None,
         memory: LinearMemory | None = None,
-        **shell: Any,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
         self.objective = objective or L2()
         self.retention = retention or RetainSeen(damping=1e-8, forgetting=0.999)
         self.memory = memory or Elementwise()
         self.curvature = curvature(self.objective)
-        super().__init__(params, lr, momentum=momentum, **shell)
+        super().__init__(params, lr, weight_decay, maximize, capturable, momentum=momentum)
 
     def __getstate__(self) -> dict[str, Any]:
         parts = ("objective", "retention", "memory", "curvature")
@@ -82,6 +84,8 @@ class GeneralisedMomentum(Shell):
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
         below_one(momentum=group["momentum"])
+        for parameter in group["params"]:
+            self.memory.check(parameter, group)
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         return {"momentum": torch.zeros_like(parameter), "seen": torch.zeros_like(self.memory.square(parameter))}
@@ -104,6 +108,9 @@ class GeneralisedMomentum(Shell):
 
 class LinearMemory(abc.ABC):
     """What a linear memory of gradients can relate: its optimum `M P (a H + damping P)^-1`, with `P = H^power`."""
+
+    def check(self, parameter: Tensor, group: dict[str, Any]) -> None:  # noqa: B027 - most take any parameter
+        """Raise ValueError if there is no such memory for a parameter, or not with such settings of its group."""
 
     @abc.abstractmethod
     def square(self, gradient: Tensor) -> Tensor:
@@ -136,13 +143,17 @@ class Rows(LinearMemory):
 
     power: float = 0.5
 
+    def check(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        decomposable(group, parameter, as_matrix(parameter).shape[1])
+
     def square(self, gradient: Tensor) -> Tensor:
         rows = as_matrix(gradient)
         return rows.mT @ rows
 
     def optimum(self, mean: Tensor, square: Tensor, curvature: float, damping: float) -> Tensor:
         values, vectors = torch.linalg.eigh(square)
-        inverse = 1 / (curvature * values.clamp_min(0) ** (1 - self.power) + damping)
+        rounding = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp_min(0)  # what is below it is noise
+        inverse = 1 / (curvature * values.clamp_min(rounding) ** (1 - self.power) + damping)
         return (as_matrix(mean) @ (vectors * inverse) @ vectors.mT).view_as(mean)
 
 

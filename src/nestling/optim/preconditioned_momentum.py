@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
+LARGEST = 8192  # side of a matrix whose eigenvalues are taken: a minute, and 256 MB in float32
+
 
 class Preconditioner(abc.ABC):
     """The `P` of `P G`. What it keeps of a parameter's gradients is in that parameter's state; it has none of its own."""
@@ -28,42 +30,14 @@ class Preconditioner(abc.ABC):
         """`P G` of every gradient, which may be the gradient itself; states move on in place."""
 
 
-class PreconditionedMomentum(Shell):
-    """Momentum of preconditioned gradients (arXiv 2512.24695, Eq. 47):
-
-        m <- alpha m + P G        W <- W - lr m
-
-    A momentum is a memory, trained on the dot product, of which value goes with which gradient; plain momentum stores
-    the identity, this one `P`. The paper's `eta` is in `lr`, as in `torch.optim.SGD`.
-
-        P = Identity()      torch.optim.SGD(momentum=alpha)
-        P = Diagonal()      torch.optim.RMSprop(momentum=alpha)
-        P = Kronecker()     Shampoo, with its momentum after the preconditioner
-
-    Use `torch.optim`'s own, which are fused, where one of the first two is all you want. The preconditioner is not part
-    of `state_dict`, only what it keeps is: load into an optimiser made with the same one.
-
-    Args:
-        params: parameters or groups.
-        lr: learning rate.
-        momentum: `alpha`, in [0, 1).
-        preconditioner: any `Preconditioner`; None is `Identity()`.
-        shell: `weight_decay`, `maximize` and `capturable`, as in `Shell`.
-
-    Raises:
-        ValueError: a setting out of range, or a parameter that the preconditioner cannot take.
-    """
+class MomentumOf(Shell):
+    """A momentum of preconditioned gradients; what it forgets is its own: `m <- forget(m)`, then `m <- m + P G`."""
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.9,
-        preconditioner: Preconditioner | None = None,
-        **shell: Any,
+        self, params: Iterable[Any], lr: float | Tensor, preconditioner: Preconditioner | None, **settings: Any
     ) -> None:
         self.preconditioner = preconditioner or Identity()
-        super().__init__(params, lr, momentum=momentum, **shell)
+        super().__init__(params, lr, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "preconditioner": self.preconditioner}
@@ -85,8 +59,51 @@ class PreconditionedMomentum(Shell):
         torch._foreach_add_(momenta, self.preconditioner(gradients, states))
         return momenta
 
+    @abc.abstractmethod
     def forget(self, momenta: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         """What the memories lose before they store what is new, in place."""
+
+
+class PreconditionedMomentum(MomentumOf):
+    """Momentum of preconditioned gradients (arXiv 2512.24695, Eq. 47):
+
+        m <- alpha m + P G        W <- W - lr m
+
+    A momentum is a memory, trained on the dot product, of which value goes with which gradient; plain momentum stores
+    the identity, this one `P`. The paper's `eta` is in `lr`, as in `torch.optim.SGD`.
+
+        P = Identity()      torch.optim.SGD(momentum=alpha)
+        P = Diagonal()      torch.optim.RMSprop(momentum=alpha)
+        P = Kronecker()     Shampoo, with its momentum after the preconditioner
+
+    Use `torch.optim`'s own, which are fused, where one of the first two is all you want. The preconditioner is not part
+    of `state_dict`, only what it keeps is: load into an optimiser made with the same one.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        momentum: `alpha`, in [0, 1).
+        preconditioner: any `Preconditioner`; None is `Identity()`.
+        weight_decay, maximize, capturable: as in `Shell`.
+
+    Raises:
+        ValueError: a setting out of range, or a parameter that the preconditioner cannot take.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        preconditioner: Preconditioner | None = None,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        shell = {"weight_decay": weight_decay, "maximize": maximize, "capturable": capturable}
+        super().__init__(params, lr, preconditioner, **shell, momentum=momentum)
+
+    def forget(self, momenta: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         torch._foreach_mul_(momenta, group["momentum"])
 
 
@@ -146,14 +163,12 @@ class Kronecker(Preconditioner):
     exponent: `p`. 1/4 is Shampoo's for a matrix (1/2 over the number of its two factors): both together undo the
         gradient's scale, as Adam does. 1/2 is the Kronecker product nearest to the full matrix of second moments, inverted
         to the 1/2 (Morwani et al. 2024), and shortens steps along large gradients.
-    largest: side of the largest factor. A larger parameter raises a ValueError.
     """
 
     decay: float = 0.95
     damping: float = 1e-4
     period: int = 10
     exponent: float = 0.25
-    largest: int = 4096
 
     def __post_init__(self) -> None:
         below_one(decay=self.decay)
@@ -165,14 +180,7 @@ class Kronecker(Preconditioner):
             raise ValueError(f"exponent={self.exponent} must be in (0, 1]; 0.25 is Shampoo's")
 
     def check(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if group["capturable"]:
-            raise ValueError("capturable=True, but Kronecker counts its period on the CPU; use capturable=False")
-        rows, columns = as_matrix(parameter).shape
-        if max(rows, columns) > self.largest:
-            raise ValueError(
-                f"a parameter of shape {list(parameter.shape)} needs a factor of side {max(rows, columns)}, above "
-                f"largest={self.largest}; give it to another optimiser, or raise largest"
-            )
+        decomposable(group, parameter, max(as_matrix(parameter).shape))
 
     def initial_state(self, parameter: Tensor) -> State:
         sides = dict(zip(("left", "right"), as_matrix(parameter).shape, strict=True))
@@ -207,9 +215,20 @@ def inverse_root(factors: Tensor, exponent: float, damping: float) -> Tensor:
     return (vectors * powers[..., None, :]) @ vectors.mT
 
 
+def decomposable(group: dict[str, Any], parameter: Tensor, side: int) -> None:
+    """Raise unless a square matrix of a parameter can be decomposed: not in a CUDA graph, nor beyond all memory."""
+    if group["capturable"]:
+        raise ValueError("capturable=True, but an eigendecomposition cannot be captured; use capturable=False")
+    if side > LARGEST:
+        raise ValueError(
+            f"a parameter of shape {list(parameter.shape)} needs a square matrix of side {side}, and {LARGEST} is the "
+            "largest; give it to another optimiser, such as AdamW"
+        )
+
+
 def as_matrix(x: Tensor) -> Tensor:
     """`x` as `[out, rest]`; a vector or a number is one row."""
-    return x.reshape(x.shape[0], -1) if x.dim() > 1 else x.reshape(1, -1)
+    return x.flatten(1) if x.dim() > 1 else x.reshape(1, -1)
 
 
 def by_shape(function: Callable[..., tuple[Tensor, ...]], *columns: list[Tensor]) -> list[tuple[Tensor, ...]]:
