@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer, _muon
 
 from nestling.ops.newton_schulz import MUON
+from nestling.optim.delta_momentum import DeltaMomentum
 from nestling.optim.m3 import M3
 
 PERIOD = 32
@@ -79,8 +80,6 @@ def _adamw(parameters: list[Tensor]) -> Optimizer:
 
 
 def _delta(parameters: list[Tensor]) -> Optimizer:
-    from nestling.optim import DeltaMomentum
-
     return DeltaMomentum(parameters, 1e-3, momentum=0.95, form="vector")
 
 

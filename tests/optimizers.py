@@ -9,7 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.optim import DGD, M3, Retained
+from nestling.memory import RetainSeen
+from nestling.optim import (
+    DGD,
+    M3,
+    AdEMAMix,
+    DeepMomentum,
+    DeltaMomentum,
+    GeneralisedMomentum,
+    Kronecker,
+    PreconditionedMomentum,
+    Retained,
+    Rows,
+)
 from nestling.optim.shell import Shell, State, below_one
 
 Optimizer = torch.optim.Optimizer
@@ -127,6 +139,27 @@ OPTIMIZERS = {
         groups=apart(a_layers_weight, rule="sgd"),
         watches=True,
         capturable=False,
+    ),
+    "Delta, matrix": Row(
+        only(DeltaMomentum), 0.02, 1e-3, ({"delta": 1.5}, {"damping": -1.0}, {"form": "row"}, {"momentum": 1.0})
+    ),
+    "Delta, vector": Row(only(DeltaMomentum, form="vector", damping=0.1, delta=1.0), 0.02, 2e-3, ({"delta": -0.5},)),
+    "Kronecker": Row(
+        only(PreconditionedMomentum, preconditioner=Kronecker(period=3)),
+        *(0.03, 0.01, ({"momentum": 1.5},)),
+        capturable=False,
+    ),
+    "Deep": Row(only(DeepMomentum, hidden=8), 0.03, 2e-2, ({"hidden": 1.5}, {"rate": -1.0}, {"momentum": 1.0})),
+    "Generalised": Row(only(GeneralisedMomentum), 0.3, 0.3, ({"momentum": 1.5},)),
+    # damped, as an inverse root of what is almost singular makes much of rounding
+    "Generalised, rows": Row(
+        only(GeneralisedMomentum, memory=Rows(), retention=RetainSeen(damping=0.01, forgetting=0.99)),
+        *(0.3, 0.2, ({"momentum": 1.5},)),
+        capturable=False,
+    ),
+    "AdEMAMix": Row(
+        only(AdEMAMix, betas=(0.9, 0.999, 0.99), alpha_warmup=50, beta3_warmup=50),
+        *(0.3, 0.03, ({"betas": (0.9, 0.9, 1.5)}, {"alpha": -1.0}, {"eps": -1.0})),
     ),
 }
 # What stands around an optimiser, moves a model's layers only, and does not promise all that the others do.

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vjp
-from torch.nn import functional as F
 
 from nestling.memory import L2
 from nestling.memory.associative import Objective
@@ -116,7 +114,9 @@ class DeepMomentum(Shell):
     ) -> list[Tensor]:
         def one_shape(gradient: Tensor, start: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
             x = self._keys(gradient)
-            learn = partial(learnt, start=start, x=x, objective=self.objective, alpha=group["momentum"], rate=group["rate"])
+            learn = partial(
+                learnt, start=start, x=x, objective=self.objective, alpha=group["momentum"], rate=group["rate"]
+            )
             memory = learn(Memory(*weights))
             return *memory, self.sigma(read(learn(memory) if group["nesterov"] else memory, x))
 
@@ -140,23 +140,38 @@ class Memory(NamedTuple):
     up: Tensor
     down: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x A + silu(x U) D / sqrt(hidden)`, `[.., rows, out]` for `x [.., rows, in]`."""
-        return x @ self.linear + F.silu(x @ self.up) @ self.down / max(1, self.up.shape[-1]) ** 0.5
+    def __call__(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Memory]]]:
+        """`x A + silu(x U) D / sqrt(hidden)`, `[.., rows, out]` for `x [.., rows, in]`, and its local backward pass.
+
+        That maps a gradient at the answers to those at `x` and at the weights.
+        """
+        scale = max(1, self.up.shape[-1]) ** -0.5
+        z = x @ self.up
+        gate = torch.sigmoid(z)
+        a = scale * z * gate
+        slope = scale * (gate + z * gate * (1 - gate))  # silu'(z)
+
+        def pull(delta: Tensor) -> tuple[Tensor, Memory]:
+            delta_z = (delta @ self.down.mT) * slope
+            at_x = delta @ self.linear.mT + delta_z @ self.up.mT
+            return at_x, Memory(x.mT @ delta, x.mT @ delta_z, a.mT @ delta)
+
+        return x @ self.linear + a @ self.down, pull
 
 
 def learnt(memory: Memory, start: Tensor, x: Tensor, objective: Objective, alpha: float, rate: float) -> Memory:
     """`alpha m - rate grad_m mean_j L(m(x_j), e_j)`, where `U` decays to `start` instead of zero."""
-    answers, pull = vjp(lambda *weights: Memory(*weights)(x), *memory)
-    gradients = pull(objective.surprise(answers, identity_like(answers)) / x.shape[-2])
+    answers, pull = memory(x)
+    _, gradients = pull(objective.surprise(answers, identity_like(answers)) / x.shape[-2])
     linear, up, down = (alpha * w - rate * g for w, g in zip(memory, gradients, strict=True))
     return Memory(linear, up + (1 - alpha) * start, down)
 
 
 def read(memory: Memory, x: Tensor) -> Tensor:
     """`J_m(x_j)^T e_j` in row j, times the number of rows."""
-    answers, pull = vjp(memory, x)
-    return x.shape[-2] * pull(identity_like(answers))[0]
+    answers, pull = memory(x)
+    at_x, _ = pull(identity_like(answers))
+    return x.shape[-2] * at_x
 
 
 def identity_like(answers: Tensor) -> Tensor:
