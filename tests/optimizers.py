@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,6 +219,23 @@ def learn(module: nn.Module, optimizer: Optimizer, steps: Iterable[int], sign: f
         optimizer.zero_grad()
         (sign * loss_of(module, index)).backward()
         optimizer.step()
+
+
+def trained(build: Callable[[list[nn.Parameter]], Optimizer], steps: int = 8) -> dict[str, Tensor]:
+    """The network's parameters after some steps of an optimiser."""
+    module = network()
+    learn(module, build(list(module.parameters())), range(steps))
+    return values(module)
+
+
+def path(build: Callable[[list[nn.Parameter]], Optimizer], start: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """One parameter after a step on each of the gradients."""
+    parameter = nn.Parameter(start.clone())
+    optimizer = build([parameter])
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    return parameter.detach()
 
 
 def give(module: nn.Module, seed: int) -> None:

@@ -42,9 +42,9 @@ class DeepMomentum(Shell):
     the weights to that start (to zero, as printed, `U` would fade and take the network with it). The objective is a mean
     over rows and the reading is of their number times that, so that `rate` suits any height.
 
-        hidden=0, objective=DotProduct(), features=raw, rate=1.0                            torch.optim.SGD(momentum=alpha)
-        the same, sigma=newton_schulz with Muon's coefficients                              torch.optim.Muon
-        hidden=0, objective=L2(), features=unit, rate=delta                                 DeltaMomentum of unit(G), matrix form
+        hidden=0, objective=DotProduct(), features=raw      torch.optim.SGD(momentum=alpha)
+        the same, sigma=newton_schulz                       torch.optim.Muon, with its coefficients and its factor for shape
+        hidden=0, objective=L2(), features=unit             DeltaMomentum of unit(G), matrix form, delta=rate and lr * rate
 
     With `DotProduct` a deep memory has no optimum, and grows until `alpha` stops it: keep `rate` at or below
     `1 - alpha`. `L2` is bounded for `rate` up to 1. With `unit`, the default, gradients have no scale, and rates are those

@@ -19,11 +19,12 @@ class DeltaMomentum(MomentumOf):
 
         m <- m (alpha I - c G^T G) + P G        c = delta / (damping + |G|^2)        W <- W - lr m
 
-    From `1/2 |m G^T - P|^2`: the memory's keys are the rows of `G`, and what it already answers to them is erased before
-    the new is stored. So old momentum along the gradient dies away faster than `alpha` has it, and momentum across
-    it is kept: in a narrow valley the gradient points across, which is where momentum swings. The printed equation,
-    without `c`, diverges as soon as `|G|^2 > 1 + alpha`; with `c` every singular value of what multiplies `m` is at most
-    `max(alpha, |alpha - delta|)`, whatever `G` is. `delta=0` is `torch.optim.SGD(momentum=alpha)`.
+    From `1/2 |m G^T - P/c|^2`, one step of rate `c`: the memory's keys are the rows of `G`, and what it already answers to
+    them is erased before the new is stored. So old momentum along the gradient dies away faster than `alpha` has it, and
+    momentum across it is kept: in a narrow valley the gradient points across, which is where momentum swings. The printed
+    equation has `c = 1`, and diverges where gradients keep a direction and `|G|^2 > 1 + alpha`; here every singular value
+    of what multiplies `m` is at most `max(alpha, |alpha - delta|)`, whatever `G` is. `delta=0` is
+    `torch.optim.SGD(momentum=alpha)`.
 
     `form`, with `|G|` the Frobenius norm in both:
         "matrix"    as printed: erases in the space of the gradient's rows. Parameters of more than two dimensions are taken
@@ -32,11 +33,11 @@ class DeltaMomentum(MomentumOf):
         "vector"    `m <- alpha m - c <m, G> G + P G`: erases the component of `m` along `G` as a whole, for any
                     shape, at the cost of two dot products. For a vector it is the matrix form.
 
-    `damping` says from which gradients on the erasure works. At 0 it is the same for all, and no scale of the loss changes
-    the path, but where gradients keep their direction momentum is also less long: they add up to `1 / (1 - alpha + delta)`
-    instead of `1 / (1 - alpha)`. Above 0 gradients much smaller than its root are not erased for: those on a long way downhill
-    gather speed as usual, and the wall of a valley takes it away. `delta=1, damping=1/eta` is the exact proximal step
-    of that regression with rate `eta` (for one row; Eq. 56-57), and the normalised LMS of adaptive filters.
+    `damping` says from which gradients on the erasure works. At 0 it is the same for all, and a scale of the loss is one of
+    `lr`, as in SGD; but where gradients keep their direction momentum is also less long: they add up to
+    `1 / (1 - alpha + delta)` instead of `1 / (1 - alpha)`. Above 0 gradients much smaller than its root are not erased for:
+    those on a long way downhill gather speed as usual, and the wall of a valley takes it away. `delta=1, damping=1/eta`
+    erases as much as the exact proximal step of rate `eta` does (for one row; Eq. 56-57).
 
     Use `torch.optim.SGD` where gradients are mostly noise: noise has no direction worth to make room in.
 

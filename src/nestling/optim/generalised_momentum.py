@@ -39,7 +39,8 @@ class GeneralisedMomentum(Shell):
         L2()         beta1     RetainSeen(eps, beta2)     Elementwise  torch.optim.Adam(betas=(beta1, beta2), eps=eps)
         L2()         0         RetainSeen(tiny, 1.0)      Elementwise  torch.optim.Adagrad, with lr / sqrt(t)
         L2()         0         RetainSeen(tiny, 1.0)      Rows         AdaGrad's matrix form, one-sided Shampoo
-        L2()         0         RetainSeen(a, f)           Rows(0.0)    RetainSeen.direction over the gradients' rows
+        L2()         0         RetainSeen(a s, f)         Rows(0.0)    RetainSeen.direction / (a s) over the gradients' rows,
+                                                                       which are scaled there: s = mean of H's diagonal
         DotProduct() alpha     RetainSeen(1.0)            either       momentum, as a mean; lr (1 - alpha^t) / (1 - alpha)
                                                                        makes it torch.optim.SGD(momentum=alpha)
 
@@ -138,7 +139,11 @@ class Elementwise(LinearMemory):
 class Rows(LinearMemory):
     """`m G^T`: all elements of a row together, `[out, rest]`; a vector is one row. `power` as in `Elementwise`.
 
-    An eigendecomposition of side `rest` in every step: for small layers, and to compare with.
+    Each gradient's part of the loss is `1/2 |m G^T|^2 - <m, G P>`, that of the elements with products of matrices.
+
+    An eigendecomposition of side `rest` in every step: for small layers, and to compare with. Until as many directions
+    were seen as there are, `H` is singular, and with little damping the inverse root makes a thousandfold of rounding
+    in float32.
     """
 
     power: float = 0.5
