@@ -42,16 +42,17 @@ class DeepMomentum(Shell):
     the weights to that start (to zero, as printed, `U` would fade and take the network with it). The objective is a mean
     over rows and the reading is of their number times that, so that `rate` suits any height.
 
-        hidden=0, objective=DotProduct(), features=raw      torch.optim.SGD(momentum=alpha)
-        the same, sigma=newton_schulz                       torch.optim.Muon, with its coefficients and its factor for shape
-        hidden=0, objective=L2(), features=unit             DeltaMomentum of unit(G), matrix form, delta=rate and lr * rate
+        hidden=0, objective=DotProduct(), features=raw, rate=1      torch.optim.SGD(momentum=alpha)
+        the same, sigma=newton_schulz                               torch.optim.Muon (its coefficients, its factor for shape)
+        hidden=0, objective=L2(), features=unit                     DeltaMomentum(lr * rate, delta=rate) of unit(G)
 
-    With `DotProduct` a deep memory has no optimum, and grows until `alpha` stops it: keep `rate` at or below
-    `1 - alpha`. `L2` is bounded for `rate` up to 1. With `unit`, the default, gradients have no scale, and rates are those
-    of Adam or Muon rather than SGD's. Parameters of more than two dimensions are taken as `[out, rest]`, a vector as one row.
+    With `DotProduct` a memory has no optimum, and grows until `alpha` stops it: keep the `rate` of a deep one at or below
+    `1 - alpha`. With `L2` it is bounded for `rate` up to 0.5; at 1 a deep one can diverge. With `unit`, the default,
+    gradients have no scale, and rates are those of Adam or Muon rather than SGD's. Parameters of more than two dimensions
+    are taken as `[out, rest]`, a vector as one row.
 
-    The memory needs `in out + hidden (2 in + out)` numbers, and six products of that size a step. On small
-    problems it does not beat what it generalises: use `DeltaMomentum` or `M3`, unless it is the memory you want to study.
+    The memory needs `in out + hidden (2 in + out)` numbers. On small problems it does not beat what it generalises: use
+    `DeltaMomentum` or `M3`, unless it is the memory that you want to study.
 
     Args:
         params: parameters or groups.
@@ -62,12 +63,13 @@ class DeepMomentum(Shell):
         nesterov: read a memory that has learnt the gradient twice, and keep the one that has learnt it once.
         seed: of `U`.
         objective: `DotProduct()`, `L2()` (None), or any object with their two methods.
-        features: `phi`, from `[.., out, in]` to the same shape: `raw`, `unit`, `Polynomial` (Eq. 51), or your own.
+        features: `phi`, from `[.., out, in]` to the same shape: `raw`, `unit` or `Polynomial` (Eq. 51) of this file,
+            or your own.
         sigma: on what was read, `[.., out, in]`, such as `ops.newton_schulz` (Eq. 52). None is the identity.
         weight_decay, maximize, capturable: as in `Shell`.
 
     Raises:
-        ValueError: a setting out of range, or features that change the shape.
+        ValueError: a setting out of range; in a step, `features` or `sigma` that change the shape.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class DeepMomentum(Shell):
         params: Iterable[Any],
         lr: float | Tensor = 1e-3,
         momentum: float = 0.9,
-        rate: float = 1.0,
+        rate: float = 0.5,
         hidden: int = 64,
         nesterov: bool = False,
         seed: int = 0,
@@ -113,24 +115,19 @@ class DeepMomentum(Shell):
         self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: dict[str, Any]
     ) -> list[Tensor]:
         def one_shape(gradient: Tensor, start: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-            x = self._keys(gradient)
+            x = shaped("features", self.features, gradient)
             learn = partial(
                 learnt, start=start, x=x, objective=self.objective, alpha=group["momentum"], rate=group["rate"]
             )
             memory = learn(Memory(*weights))
-            return *memory, self.sigma(read(learn(memory) if group["nesterov"] else memory, x))
+            seen = read(learn(memory) if group["nesterov"] else memory, x)
+            return *memory, shaped("sigma", self.sigma, seen)
 
         columns = [[state[name] for state in states] for name in ("start", *Memory._fields)]
         moved = by_shape(one_shape, [as_matrix(g) for g in gradients], *columns)
         for state, (*memory, _) in zip(states, moved, strict=True):
             torch._foreach_copy_([state[name] for name in Memory._fields], memory)
         return [direction.view_as(p) for (*_, direction), p in zip(moved, parameters, strict=True)]
-
-    def _keys(self, gradient: Tensor) -> Tensor:
-        x = self.features(gradient)
-        if x.shape != gradient.shape:
-            raise ValueError(f"features made {list(x.shape)} of {list(gradient.shape)}; they must keep the shape")
-        return x
 
 
 class Memory(NamedTuple):
@@ -140,43 +137,38 @@ class Memory(NamedTuple):
     up: Tensor
     down: Tensor
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Memory]]]:
-        """`x A + silu(x U) D / sqrt(hidden)`, `[.., rows, out]` for `x [.., rows, in]`, and its local backward pass.
-
-        That maps a gradient at the answers to those at `x` and at the weights.
-        """
-        scale = max(1, self.up.shape[-1]) ** -0.5
+    def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`silu(z) / sqrt(hidden)` and its derivative at `z = x U`, `[.., rows, hidden]` for `x [.., rows, in]`."""
         z = x @ self.up
         gate = torch.sigmoid(z)
-        a = scale * z * gate
-        slope = scale * (gate + z * gate * (1 - gate))  # silu'(z)
-
-        def pull(delta: Tensor) -> tuple[Tensor, Memory]:
-            delta_z = (delta @ self.down.mT) * slope
-            at_x = delta @ self.linear.mT + delta_z @ self.up.mT
-            return at_x, Memory(x.mT @ delta, x.mT @ delta_z, a.mT @ delta)
-
-        return x @ self.linear + a @ self.down, pull
+        scale = max(1, z.shape[-1]) ** -0.5
+        return scale * z * gate, scale * gate * (1 + z * (1 - gate))
 
 
 def learnt(memory: Memory, start: Tensor, x: Tensor, objective: Objective, alpha: float, rate: float) -> Memory:
     """`alpha m - rate grad_m mean_j L(m(x_j), e_j)`, where `U` decays to `start` instead of zero."""
-    answers, pull = memory(x)
-    _, gradients = pull(objective.surprise(answers, identity_like(answers)) / x.shape[-2])
+    a, slope = memory.hidden(x)
+    answers = x @ memory.linear + a @ memory.down
+    identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device).expand_as(answers)
+    delta = objective.surprise(answers, identity) / x.shape[-2]
+    delta_z = (delta @ memory.down.mT) * slope
+    gradients = (x.mT @ delta, x.mT @ delta_z, a.mT @ delta)
     linear, up, down = (alpha * w - rate * g for w, g in zip(memory, gradients, strict=True))
     return Memory(linear, up + (1 - alpha) * start, down)
 
 
 def read(memory: Memory, x: Tensor) -> Tensor:
     """`J_m(x_j)^T e_j` in row j, times the number of rows."""
-    answers, pull = memory(x)
-    at_x, _ = pull(identity_like(answers))
-    return x.shape[-2] * at_x
+    _, slope = memory.hidden(x)
+    return x.shape[-2] * (memory.linear.mT + (memory.down.mT * slope) @ memory.up.mT)
 
 
-def identity_like(answers: Tensor) -> Tensor:
-    """The value of every row: `I` for each of `[.., rows, rows]`."""
-    return torch.eye(answers.shape[-1], dtype=answers.dtype, device=answers.device).expand_as(answers)
+def shaped(name: str, function: Map, x: Tensor) -> Tensor:
+    """`function(x)`, which has the shape of `x`."""
+    y = function(x)
+    if y.shape != x.shape:
+        raise ValueError(f"{name} made {list(y.shape)} of {list(x.shape)}; it must keep the shape")
+    return y
 
 
 def raw(x: Tensor) -> Tensor:
