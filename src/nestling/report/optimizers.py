@@ -76,11 +76,11 @@ def html(results: dict[str, Any]) -> str:
         _section(f"{name}: {met['measure']}", note(met), HEADINGS, rows(met), _curves(name, met))
         for name, met in results["problems"].items()
     ]
-    sections += [_section(s.title, s.note, s.headings, s.rows, s.figure()) for s in studies(results)]
+    sections += [_section(s.title, s.note, s.headings, s.rows, s.figure and s.figure()) for s in studies(results)]
     return PAGE.substitute(title=escape(results["title"]), css=CSS, body="\n".join([head, *sections]))
 
 
-def _section(title: str, note: str, headings: Sequence[str], rows: list[list[str]], figure: str) -> str:
+def _section(title: str, note: str, headings: Sequence[str], rows: list[list[str]], figure: str | None) -> str:
     cells = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
         for row in rows
@@ -88,7 +88,8 @@ def _section(title: str, note: str, headings: Sequence[str], rows: list[list[str
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
     heading = f"<h2>{escape(title)}</h2><p class='note'>{escape(note)}</p>"
-    return f"<section>{heading}{body}<figure><div class='scroll'>{figure}</div></figure></section>"
+    drawing = f"<figure><div class='scroll'>{figure}</div></figure>" if figure else ""
+    return f"<section>{heading}{body}{drawing}</section>"
 
 
 def _curves(name: str, problem: dict[str, Any]) -> str:

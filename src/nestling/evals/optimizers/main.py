@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nestling.errors import UserError
-from nestling.evals.optimizers import orthogonal, psi
+from nestling.evals.optimizers import editing, orthogonal, psi
 from nestling.evals.optimizers.compare import compare
 from nestling.evals.optimizers.contenders import CONTENDERS
 from nestling.evals.optimizers.language import Language
@@ -20,7 +20,11 @@ from nestling.evals.optimizers.problem import Problem, write
 from nestling.evals.optimizers.quadratic import RotatingQuadratic
 from nestling.evals.optimizers.vision import Digits, Mnist
 
-STUDIES = {"psi": psi.study, "orthogonal": orthogonal.study}  # of one property; nothing is tuned alike for all there
+STUDIES = {
+    "psi": psi.study,
+    "orthogonal": orthogonal.study,
+    "editing": editing.study,
+}  # of one property; nothing is tuned alike for all there
 PROBLEMS: list[Problem] = [
     RotatingQuadratic(),
     Digits(),
