@@ -188,3 +188,10 @@ def test_settings_out_of_range_are_refused(make, says):
     """By name, with what is allowed."""
     with pytest.raises(ValueError, match=says):
         make([torch.ones(2, 2, requires_grad=True)])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen(bad):
+    """A step with such a gradient ends, and is nan: what LAPACK makes of it would be an error, or no end."""
+    gradient = torch.tensor([[1.0, bad], [0.0, 1.0]], dtype=torch.float64)
+    assert path(lambda p: GeneralisedMomentum(p, memory=Rows()), torch.zeros_like(gradient), [gradient]).isnan().any()

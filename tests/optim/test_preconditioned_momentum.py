@@ -144,3 +144,14 @@ def test_what_cannot_be_decomposed_is_refused():
         PreconditionedMomentum([torch.zeros(shape)], preconditioner=Diagonal())
     with pytest.raises(ValueError, match="capturable=False"):
         PreconditionedMomentum([torch.zeros(2, 2)], preconditioner=Kronecker(), capturable=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen(bad):
+    """A step with such a gradient ends, and is nan: what LAPACK makes of it would be an error, or no end."""
+    gradient = torch.tensor([[1.0, bad], [0.0, 1.0]], dtype=torch.float64)
+    assert (
+        path(lambda p: PreconditionedMomentum(p, preconditioner=EVERY), torch.zeros_like(gradient), [gradient])
+        .isnan()
+        .any()
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-
-from nestling.errors import UserError
 
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -19,7 +19,8 @@ Make = Callable[[nn.Module], torch.optim.Optimizer]
 class Outcome:
     """One run.
 
-    steps, losses, seconds: the curve: after how many steps, which loss, after how much time in training.
+    steps, losses, seconds: the curve: after how many steps, which loss, after how many seconds of the processor (of one
+        thread: other work on the machine hardly matters).
     score: what is judged, lower is better; nan where the run diverged. state_bytes: of the optimiser.
     """
 
@@ -51,7 +52,7 @@ class Recorder:
 
     def __init__(self, steps: int, points: int = 50) -> None:
         self.outcome, self.every, self.taken = Outcome(), max(1, steps // points), 0
-        self.sum, self.begun = 0.0, time.perf_counter()
+        self.sum, self.begun = 0.0, time.process_time()
 
     def __call__(self, loss: float) -> bool:
         """Note a step's loss; False when it is not finite and the run should end."""
@@ -59,7 +60,7 @@ class Recorder:
         if self.taken % self.every == 0:
             self.outcome.steps.append(self.taken)
             self.outcome.losses.append(self.sum / self.every)
-            self.outcome.seconds.append(time.perf_counter() - self.begun)
+            self.outcome.seconds.append(time.process_time() - self.begun)
             self.sum = 0.0
         return abs(loss) < float("inf")
 
@@ -75,9 +76,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def named(problems: list[Problem], wanted: list[str] | None) -> list[Problem]:
-    """Those of `problems` that are wanted (None: all), in their order. Raises UserError for an unknown name."""
-    known = {problem.name: problem for problem in problems}
-    if unknown := set(wanted or ()) - set(known):
-        raise UserError(f"unknown problem {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    return [problem for name, problem in known.items() if wanted is None or name in wanted]
+def write(path: Path, values: Any) -> None:
+    """A JSON file, there as a whole or not at all."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(values))
+    temporary.replace(path)
