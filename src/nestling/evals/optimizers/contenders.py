@@ -83,6 +83,6 @@ CONTENDERS: dict[str, Contender] = {
         ADAPTIVE, "exponent", (0.25, 0.375, 0.5),
     ),
     "deep momentum": Contender(
-        lambda m, lr, rate: optim.DeepMomentum(m.parameters(), lr=lr, rate=rate), ADAPTIVE, "inner rate", (1.0, 0.3, 0.1)
+        lambda m, lr, rate: optim.DeepMomentum(m.parameters(), lr=lr, rate=rate), ADAPTIVE, "inner rate", (0.5, 0.2, 1.0)
     ),
 }  # fmt: skip
