@@ -11,6 +11,7 @@ from torch import nn
 
 from nestling import optim
 from nestling.optim import layer_groups, matrix_groups
+from nestling.optim.preconditioned_momentum import Kronecker
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 ADAPTIVE = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-PLAIN = (0.003, 0.01, 0.03, 0.1, 0.3)
+PLAIN = (0.01, 0.03, 0.1, 0.3, 1.0)
 DECAYS = (0.9, 0.95, 0.8)
+WARMUP = {"alpha_warmup": 100, "beta3_warmup": 100}  # half of the shortest run here
 
 CONTENDERS: dict[str, Contender] = {
     "SGD, momentum": Contender(
@@ -74,11 +76,25 @@ CONTENDERS: dict[str, Contender] = {
         ADAPTIVE, "beta2", (0.99, 0.999, 0.95),
     ),
     "Muon": Contender(lambda m, lr, beta: MuonWithAdamW(m, lr, beta), ADAPTIVE, "momentum", (0.95, 0.9, 0.8)),
+    "AdEMAMix": Contender(
+        lambda m, lr, alpha: optim.AdEMAMix(m.parameters(), lr=lr, betas=(0.9, 0.99, 0.99), alpha=alpha, **WARMUP),
+        ADAPTIVE, "alpha", (2.0, 5.0, 1.0),
+    ),
     "M3": Contender(
         lambda m, lr, weight: optim.M3(groups(m), lr=lr, weights=(weight,)), ADAPTIVE, "slow weight", (0.5, 0.2, 1.0)
     ),
     "DGD": Contender(
         lambda m, lr, erasure: optim.DGD(layer_groups(m, plain(m)), m, lr=lr, momentum=0.9, erasure=erasure),
         PLAIN, "erasure", (1e-3, 1e-2, 1e-1),
+    ),
+    "delta momentum": Contender(
+        lambda m, lr, delta: optim.DeltaMomentum(m.parameters(), lr=lr, delta=delta), PLAIN, "delta", (0.3, 0.1, 1.0)
+    ),
+    "preconditioned": Contender(
+        lambda m, lr, power: optim.PreconditionedMomentum(m.parameters(), lr=lr, preconditioner=Kronecker(exponent=power)),
+        ADAPTIVE, "exponent", (0.25, 0.375, 0.5),
+    ),
+    "deep momentum": Contender(
+        lambda m, lr, rate: optim.DeepMomentum(m.parameters(), lr=lr, rate=rate), ADAPTIVE, "inner rate", (1.0, 0.3, 0.1)
     ),
 }  # fmt: skip

@@ -26,7 +26,7 @@ class Language:
     """About a million parameters, `tokens` bytes of training text; the score is bits a byte of held-out text."""
 
     model: str = "transformer"
-    tokens: int = 100_000
+    tokens: int = 120_000
     width: int = 160
     layers: int = 3
     measure: str = "bits a byte"
@@ -48,7 +48,7 @@ class Language:
             "levels": [],
         }
         model = HopeForCausalLM(HopeConfig(**size, **MODELS[self.model]))
-        settings = TrainConfig(tokens=self.tokens, batch_size=8, length=256, seed=seed)
+        settings = TrainConfig(tokens=self.tokens, batch_size=4, length=128, seed=seed)
         record, optimizer = Recorder(settings.steps), make(model)
 
         def report(progress: Progress) -> None:

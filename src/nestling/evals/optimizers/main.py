@@ -19,7 +19,7 @@ from nestling.evals.optimizers.problem import Problem, named
 from nestling.evals.optimizers.quadratic import RotatingQuadratic
 from nestling.evals.optimizers.vision import Digits, Mnist
 
-PROBLEMS: list[Problem] = [RotatingQuadratic(), Digits(), Mnist(), Language("transformer"), Language("hope")]
+PROBLEMS: list[Problem] = [RotatingQuadratic(), Digits(), Mnist(), Language("transformer"), Language("hope", tokens=40_000)]
 QUICK: list[Problem] = [RotatingQuadratic(steps=200), Digits(epochs=3)]
 
 

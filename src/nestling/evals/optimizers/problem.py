@@ -19,7 +19,8 @@ Make = Callable[[nn.Module], torch.optim.Optimizer]
 class Outcome:
     """One run.
 
-    steps, losses, seconds: the curve: after how many steps, which loss, after how much time in training.
+    steps, losses, seconds: the curve: after how many steps, which loss, after how many seconds of the processor (of one
+        thread: other work on the machine hardly matters).
     score: what is judged, lower is better; nan where the run diverged. state_bytes: of the optimiser.
     """
 
@@ -51,7 +52,7 @@ class Recorder:
 
     def __init__(self, steps: int, points: int = 50) -> None:
         self.outcome, self.every, self.taken = Outcome(), max(1, steps // points), 0
-        self.sum, self.begun = 0.0, time.perf_counter()
+        self.sum, self.begun = 0.0, time.process_time()
 
     def __call__(self, loss: float) -> bool:
         """Note a step's loss; False when it is not finite and the run should end."""
@@ -59,7 +60,7 @@ class Recorder:
         if self.taken % self.every == 0:
             self.outcome.steps.append(self.taken)
             self.outcome.losses.append(self.sum / self.every)
-            self.outcome.seconds.append(time.perf_counter() - self.begun)
+            self.outcome.seconds.append(time.process_time() - self.begun)
             self.sum = 0.0
         return abs(loss) < float("inf")
 

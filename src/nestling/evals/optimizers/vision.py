@@ -65,11 +65,11 @@ class Digits:
 
 @dataclass(frozen=True)
 class Mnist:
-    """MNIST: 20,000 images to train on, 5,000 more to tune by, the test set to judge by."""
+    """MNIST: 10,000 images to train on, 5,000 more to tune by, the test set to judge by."""
 
     epochs: int = 1
-    batch: int = 100
-    train: int = 20_000
+    batch: int = 50
+    train: int = 10_000
     name: str = "vit-mnist"
     measure: str = "test error, %"
 
