@@ -60,7 +60,9 @@ def test_a_new_process_goes_on_as_if_nothing_had_happened(tmp_path):
         assert torch.equal(found["logits"], learner._user("alice").logits)
 
 
-@pytest.mark.parametrize(("name", "read"), [("hope", 27), ("hope-optimised", 27), *(("hope-attention", read) for read in (0, 1, 6, 7, 40))])
+@pytest.mark.parametrize(
+    ("name", "read"), [("hope", 27), ("hope-optimised", 27), *(("hope-attention", read) for read in (0, 1, 6, 7, 40))]
+)
 def test_a_stream_may_be_saved_anywhere(name, read, tmp_path):
     """Before the first token, at a boundary and between: the loaded stream is the one that was saved."""
     learner, loaded = a_learner(name), a_learner(name)

@@ -140,15 +140,11 @@ def _step(level: Level, state: LevelState) -> LevelState:
     norm = _norm(moved[name] - d.value for name, d in state.weights.items())
     taken = _finite(memories, due & norm.isfinite())
     forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
-    weights = {
-        name: Difference(
-            where_rows(taken, moved[name], d.value),
-            where_rows(~due, d.gradient),
-            d.seen if d.seen is None or forget == 1.0 else where_rows(taken, forget * d.seen, d.seen),
-            {key: where_rows(taken, new, d.memory[key]) for key, new in memories[name].items()},
-        )
-        for name, d in state.weights.items()
-    }
+    weights = {}
+    for name, d in state.weights.items():
+        d = replace(d, gradient=where_rows(~due, d.gradient))
+        seen = None if d.seen is None else forget * d.seen
+        weights[name] = replace(d, value=moved[name], seen=seen, memory=memories[name]).where(taken, d)
     return LevelState(
         weights,
         gathered=torch.where(due, 0.0, state.gathered),
@@ -173,18 +169,18 @@ def _means(level: Level, state: LevelState) -> dict[str, Tensor]:
 def _directions(
     level: Level, state: LevelState, due: Tensor, means: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Memory]]:
-    """What the rule makes of the mean gradients, and what it remembers then. Rows that are not due do not matter."""
-    none: dict[str, Memory] = {name: {} for name in means}
+    """What the rule makes of the mean gradients of the rows that are due, and what it remembers then."""
+    values = {name: d.value for name, d in state.weights.items()}
+    memories = {name: d.memory for name, d in state.weights.items()}
+    if isinstance(level.rule, StepOf):
+        sound = due & _norm(means.values()).isfinite()  # no optimiser sees others: a decomposition would raise
+        slopes = {name: where_rows(sound, mean) for name, mean in means.items()}
+        moves, memories = level.rule.directions(values, slopes, memories)
+        return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, memories
     if isinstance(level.rule, RetainSeen):
         seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
-        return {n: level.rule.direction(means[n], x, state.count.to(x.dtype)) for n, x in seen.items()}, none
-    if not isinstance(level.rule, StepOf):
-        return means, none
-    sound = due & _norm(means.values()).isfinite()  # an optimiser is not to see others: a decomposition would raise
-    slopes = {name: where_rows(sound, mean) for name, mean in means.items()}
-    values = {name: d.value for name, d in state.weights.items()}
-    moves, after = level.rule.directions(values, slopes, {name: d.memory for name, d in state.weights.items()})
-    return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, after
+        means = {name: level.rule.direction(means[name], x, state.count.to(x.dtype)) for name, x in seen.items()}
+    return means, memories
 
 
 def _finite(memories: Mapping[str, Memory], rows: Tensor) -> Tensor:
