@@ -186,7 +186,7 @@ def eval_optimizers(
     """Compare optimisers: tuned alike, three seeds, on toy problems, vision Transformers and language models.
 
     Args:
-        problems: some of quadratic, vit-digits, vit-mnist, lm-transformer, lm-hope; none is all of them.
+        problems: some of psi, orthogonal, editing, quadratic, vit-digits, vit-mnist, lm-transformer, lm-hope; none is all of them.
         optimizers: some of the optimisers by name; none is all of them.
         quick: two small problems: a few minutes.
         out: folder of the runs; a command that was interrupted goes on from there.

@@ -10,7 +10,7 @@ from torch import nn
 
 from nestling.errors import UserError
 from nestling.evals.optimizers import compare, main
-from nestling.evals.optimizers.problem import Recorder, named, state_bytes
+from nestling.evals.optimizers.problem import Recorder, state_bytes
 from nestling.evals.optimizers.quadratic import RotatingQuadratic
 from nestling.evals.optimizers.vision import VisionTransformer
 from nestling.report import optimizers as pages
@@ -107,8 +107,8 @@ def test_the_best_setting_is_the_one_with_the_least_score(monkeypatch, tmp_path)
 
 def test_unknown_names_are_told():
     """With what there is to choose from."""
-    with pytest.raises(UserError, match=r"unknown problem chess.*quadratic"):
-        named(main.PROBLEMS, ["chess"])
+    with pytest.raises(UserError, match=r"unknown problem chess.*psi.*quadratic"):
+        main.run(["chess", "psi"], None, False, "nowhere", 1, print)
     with pytest.raises(UserError, match=r"unknown optimiser Sloth.*AdamW"):
         main.run(None, ["Sloth"], True, "nowhere", 1, print)
 

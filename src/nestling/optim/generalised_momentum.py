@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nestling.memory import L2, RetainSeen
 from nestling.memory.associative import Objective
-from nestling.optim.preconditioned_momentum import as_matrix, decomposable
+from nestling.optim.preconditioned_momentum import as_matrix, decomposable, eigh
 from nestling.optim.shell import Shell, State, below_one
 
 
@@ -151,7 +151,7 @@ class Rows(LinearMemory):
         return rows.mT @ rows
 
     def optimum(self, mean: Tensor, square: Tensor, curvature: float, damping: float) -> Tensor:
-        values, vectors = torch.linalg.eigh(square)
+        values, vectors = eigh(square)
         rounding = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp_min(0)  # what is below it is noise
         inverse = 1 / (curvature * values.clamp_min(rounding) ** (1 - self.power) + damping)
         return (as_matrix(mean) @ (vectors * inverse) @ vectors.mT).view_as(mean)

@@ -209,10 +209,17 @@ class Kronecker(Preconditioner):
 
 def inverse_root(factors: Tensor, exponent: float, damping: float) -> Tensor:
     """`(F + damping mean(eigenvalues of F) I)^-exponent` of every `F [.., n, n]`, symmetric; zeros give zeros."""
-    values, vectors = torch.linalg.eigh(factors)
+    values, vectors = eigh(factors)
     damped = values.clamp_min(0) + damping * values.mean(-1, keepdim=True)
-    powers = torch.where(damped > 0, damped ** (-exponent), 0.0)
+    powers = torch.where(damped == 0, 0.0, damped ** (-exponent))
     return (vectors * powers[..., None, :]) @ vectors.mT
+
+
+def eigh(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh`, but nan for what is not finite: LAPACK would fail, or never return."""
+    finite = factors.isfinite().all(-1).all(-1)[..., None, None]
+    values, vectors = torch.linalg.eigh(factors.where(finite, 0.0))
+    return values.where(finite[..., 0], torch.nan), vectors
 
 
 def decomposable(group: dict[str, Any], parameter: Tensor, side: int) -> None:

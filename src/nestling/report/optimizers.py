@@ -13,6 +13,7 @@ from rich.table import Table
 
 from nestling.report.curves import legend, looks
 from nestling.report.page import PAGE
+from nestling.report.studies import studies
 from nestling.report.style import CSS
 from nestling.report.svg import label, render
 from nestling.report.values import size, summary
@@ -53,15 +54,17 @@ def note(problem: dict[str, Any]) -> str:
 
 
 def tables(results: dict[str, Any]) -> Group:
-    """One table a problem."""
-    return Group(*(_table(name, problem) for name, problem in results["problems"].items()))
+    """One table a problem, and one a study."""
+    compared = [(f"{name}: {met['measure']}", HEADINGS, rows(met)) for name, met in results["problems"].items()]
+    studied = [(study.title, study.headings, study.rows) for study in studies(results)]
+    return Group(*(_table(*parts) for parts in compared + studied))
 
 
-def _table(name: str, problem: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"{name}: {problem['measure']}", title_justify="left", pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
-    for row in rows(problem):
+def _table(title: str, headings: Sequence[str], rows: list[list[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == headings[0] else "right")
+    for row in rows:
         table.add_row(*row)
     return table
 
@@ -69,20 +72,24 @@ def _table(name: str, problem: dict[str, Any]) -> Table:
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
     head = f"<header><h1>{escape(results['title'])}</h1><p class='note'>{escape(results['about'])}</p></header>"
-    sections = [_section(name, problem) for name, problem in results["problems"].items()]
-    extra = [f"<section><h2>{escape(t)}</h2><figure>{svg}</figure></section>" for t, svg in results.get("figures", [])]
-    return PAGE.substitute(title=escape(results["title"]), css=CSS, body="\n".join([head, *sections, *extra]))
+    sections = [
+        _section(f"{name}: {met['measure']}", note(met), HEADINGS, rows(met), _curves(name, met))
+        for name, met in results["problems"].items()
+    ]
+    sections += [_section(s.title, s.note, s.headings, s.rows, s.figure and s.figure()) for s in studies(results)]
+    return PAGE.substitute(title=escape(results["title"]), css=CSS, body="\n".join([head, *sections]))
 
 
-def _section(name: str, problem: dict[str, Any]) -> str:
+def _section(title: str, note: str, headings: Sequence[str], rows: list[list[str]], figure: str | None) -> str:
     cells = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
-        for row in rows(problem)
+        for row in rows
     )
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in HEADINGS)
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
-    heading = f"<h2>{escape(name)}: {escape(problem['measure'])}</h2><p class='note'>{escape(note(problem))}</p>"
-    return f"<section>{heading}{body}<figure><div class='scroll'>{_curves(name, problem)}</div></figure></section>"
+    heading = f"<h2>{escape(title)}</h2><p class='note'>{escape(note)}</p>"
+    drawing = f"<figure><div class='scroll'>{figure}</div></figure>" if figure else ""
+    return f"<section>{heading}{body}{drawing}</section>"
 
 
 def _curves(name: str, problem: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from nestling.evals.optimizers.contenders import CONTENDERS, Contender
-from nestling.evals.optimizers.problem import Problem
+from nestling.evals.optimizers.problem import Problem, write
 from nestling.quiet import quiet
 
 SEEDS = (0, 1, 2)
@@ -82,7 +82,5 @@ def _run(
     if not path.exists():
         outcome = asdict(problem.run(lambda model: contender.make(model, lr, knob), seed, final))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps({"setting": setting, **outcome}))
-        temporary.replace(path)
+        write(path, {"setting": setting, **outcome})
     return json.loads(path.read_text())

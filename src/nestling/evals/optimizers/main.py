@@ -12,14 +12,26 @@ from typing import Any
 import torch
 
 from nestling.errors import UserError
+from nestling.evals.optimizers import editing, orthogonal, psi
 from nestling.evals.optimizers.compare import compare
 from nestling.evals.optimizers.contenders import CONTENDERS
 from nestling.evals.optimizers.language import Language
-from nestling.evals.optimizers.problem import Problem, named
+from nestling.evals.optimizers.problem import Problem, write
 from nestling.evals.optimizers.quadratic import RotatingQuadratic
 from nestling.evals.optimizers.vision import Digits, Mnist
 
-PROBLEMS: list[Problem] = [RotatingQuadratic(), Digits(), Mnist(), Language("transformer"), Language("hope", tokens=40_000)]
+STUDIES = {
+    "psi": psi.study,
+    "orthogonal": orthogonal.study,
+    "editing": editing.study,
+}  # of one property; nothing is tuned alike for all there
+PROBLEMS: list[Problem] = [
+    RotatingQuadratic(),
+    Digits(),
+    Mnist(),
+    Language("transformer"),
+    Language("hope", tokens=40_000),
+]
 QUICK: list[Problem] = [RotatingQuadratic(steps=200), Digits(epochs=3)]
 
 
@@ -38,15 +50,34 @@ def run(
     """
     if unknown := set(optimizers or ()) - set(CONTENDERS):
         raise UserError(f"unknown optimiser {', '.join(sorted(unknown))}; choose from {', '.join(CONTENDERS)}")
-    chosen = named(QUICK if quick else PROBLEMS, problems)
+    studies, chosen = _chosen(problems, quick)
+    contenders = [name for name in CONTENDERS if optimizers is None or name in optimizers]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    found = compare(
-        chosen, [name for name in CONTENDERS if optimizers is None or name in optimizers], folder, jobs, say
-    )
+    seen = {name: _study(name, folder, say) for name in studies}
+    found = compare(chosen, contenders, folder, jobs, say)
     about = (
         f"{datetime.date.today().isoformat()}, torch {torch.__version__}, {platform.machine()} CPU, one thread a run"
     )
-    results = {"title": "Optimisers compared", "about": about, "problems": found}
-    (folder / "results.json").write_text(json.dumps(results))
+    results = {"title": "Optimisers compared", "about": about, "problems": found, "studies": seen}
+    write(folder / "results.json", results)
     return results
+
+
+def _chosen(wanted: list[str] | None, quick: bool) -> tuple[list[str], list[Problem]]:
+    """Studies and problems by name; None is all of them, or two small problems."""
+    problems = {problem.name: problem for problem in (QUICK if quick else PROBLEMS)}
+    if wanted is None:
+        return ([] if quick else list(STUDIES)), list(problems.values())
+    if unknown := set(wanted) - set(STUDIES) - set(problems):
+        known = ", ".join([*STUDIES, *problems])
+        raise UserError(f"unknown problem {', '.join(sorted(unknown))}; choose from {known}")
+    return [name for name in STUDIES if name in wanted], [p for name, p in problems.items() if name in wanted]
+
+
+def _study(name: str, folder: Path, say: Callable[[str], None]) -> Any:
+    """One study, from its file where it was done before."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        write(path, STUDIES[name](say))
+    return json.loads(path.read_text())

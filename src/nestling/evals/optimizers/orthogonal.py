@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling import optim
-from nestling.optim.retain import Retained
+from nestling.optim import Retained
 
 Optimizer = torch.optim.Optimizer
 HELD_OUT = 256
@@ -179,15 +180,15 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One family at one length and its best rate: mean and standard deviation over seeds."""
+    """One family at one length and its best rate: the scores of each seed."""
 
     family: str
     memory: str
     length: float
     lr: float
-    learning: tuple[float, float]
-    forgetting: tuple[float, float]
-    final: tuple[float, float]
+    learning: list[float]
+    forgetting: list[float]
+    final: list[float]
 
 
 def sweep(
@@ -204,8 +205,8 @@ def sweep(
 
         lr = min(family.rates, key=lambda lr: _finite(fmean(o.final for o in outcomes(lr, tuning))))
         found = outcomes(lr, seeds)
-        spread = [_spread([getattr(o, name) for o in found]) for name in ("learning", "forgetting", "final")]
-        rows.append(Row(family.name, family.memory, length, lr, *spread))
+        scores = [[getattr(o, name) for o in found] for name in ("learning", "forgetting", "final")]
+        rows.append(Row(family.name, family.memory, length, lr, *scores))
     return rows
 
 
@@ -214,17 +215,16 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return fmean(values), stdev(values)
+PROBLEMS = {"a linear map": Problem(), "a hidden layer of 64": Problem(hidden=64)}
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| optimiser | memory | length | lr | after learning | forgetting | all tasks at the end |",
-        "|---" * 7 + "|",
-    ]
-    for row in rows:
-        cells = [f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in (row.learning, row.forgetting, row.final)]
-        lines.append(f"| {row.family} | {row.memory} | {row.length:g} | {row.lr:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def study(say: Callable[[str], None]) -> dict[str, Any]:
+    """All families, by problem; a length of None is forever."""
+    found: dict[str, Any] = {}
+    for title, problem in PROBLEMS.items():
+        found[title] = []
+        for family in FAMILIES:
+            rows = [asdict(row) for row in sweep(problem, family)]
+            found[title] += [row | {"length": row["length"] if math.isfinite(row["length"]) else None} for row in rows]
+            say(f"orthogonal tasks, {title}: {family.name} ({family.memory})")
+    return found

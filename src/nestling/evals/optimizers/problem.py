@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-
-from nestling.errors import UserError
 
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -76,9 +76,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def named(problems: list[Problem], wanted: list[str] | None) -> list[Problem]:
-    """Those of `problems` that are wanted (None: all), in their order. Raises UserError for an unknown name."""
-    known = {problem.name: problem for problem in problems}
-    if unknown := set(wanted or ()) - set(known):
-        raise UserError(f"unknown problem {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    return [problem for name, problem in known.items() if wanted is None or name in wanted]
+def write(path: Path, values: Any) -> None:
+    """A JSON file, there as a whole or not at all."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(values))
+    temporary.replace(path)
