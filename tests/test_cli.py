@@ -16,7 +16,9 @@ from nestling import cli
 
 TEXT = "All that is gold does not glitter, not all those who wander are lost. " * 30
 SMALL = ["--model.hidden_size", "16", "--model.num_hidden_layers", "1", "--model.memory_hidden", "8"]
-LEVELS = '[{"period": 16, "lr": 0.5, "reset": "context"}]'
+FAST = {"period": 16, "lr": 0.5, "reset": "context"}
+SLOW = {"period": 32, "lr": 1e-3, "rule": {"name": "StepOf", "optimizer": "M3", "momentum": 0.9}}
+LEVELS = json.dumps([FAST, SLOW])
 
 
 @dataclass

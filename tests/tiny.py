@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.levels import Level
+from nestling.levels import Level, StepOf
 from nestling.memory import RetainSeen
 from nestling.models import HopeCache, HopeConfig, HopeForCausalLM
 
@@ -32,6 +32,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW],
         "level_variant": "superposed",
         "learnt": "all",
+    },
+    "hope-optimised": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [
+            Level(PERIOD, lr=0.1, rule=StepOf("DeltaMomentum", momentum=0.5), reset="context"),
+            Level(2 * PERIOD, lr=0.1, rule=StepOf("M3", periods=(2,), adjust_lr="original")),
+        ],
+        "level_variant": "superposed",
     },
     "transformer++": {"mixer": "attention", "levels": []},
 }

@@ -22,10 +22,10 @@ _HOMES = {
 }
 
 __all__ = ["AssociativeMemory", "HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel", "Learner", "Level"]
-__all__ += ["continual", "evals", "layers", "levels", "memory", "models", "ops", "report", "train"]
+__all__ += ["continual", "evals", "layers", "levels", "memory", "models", "ops", "optim", "report", "train"]
 
 if TYPE_CHECKING:
-    from nestling import continual, evals, layers, levels, memory, models, ops, report, train
+    from nestling import continual, evals, layers, levels, memory, models, ops, optim, report, train
     from nestling.continual import Learner
     from nestling.levels import Level
     from nestling.memory import AssociativeMemory

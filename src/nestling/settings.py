@@ -52,7 +52,8 @@ class LevelSettings:
     Args:
         period: tokens between two updates.
         lr: step on the mean gradient of a period.
-        rule: GradientDescent or RetainSeen.
+        rule: GradientDescent, RetainSeen, or the step of an optimiser,
+            {"name": "StepOf", "optimizer": "M3", "momentum": 0.9}.
         damping: of RetainSeen.
         forgetting: of RetainSeen.
         reset: nothing, "context", or a decay per update.
@@ -61,7 +62,7 @@ class LevelSettings:
 
     period: int
     lr: float
-    rule: str = "GradientDescent"
+    rule: str | dict[str, Any] = "GradientDescent"
     damping: float = 1e-2
     forgetting: float = 1.0
     reset: str | float | None = None
@@ -69,7 +70,7 @@ class LevelSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data of a `nestling.Level`."""
-        rule: dict[str, Any] = {"name": self.rule}
+        rule = {"name": self.rule} if isinstance(self.rule, str) else dict(self.rule)
         if self.rule == "RetainSeen":
             rule |= {"damping": self.damping, "forgetting": self.forgetting}
         return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}

@@ -14,7 +14,7 @@ from tests.tiny import PERIOD, knowledge, model
 PROSE = "It was the best of times, it was the worst of times."
 CODE = "def read(path):\n    with open(path) as file:\n        return file\n"
 ids_of = {text: encode(byte_tokenizer(), text) for text in (PROSE, CODE)}
-every_learner = pytest.mark.parametrize("name", ["hope", "hope-attention"])
+every_learner = pytest.mark.parametrize("name", ["hope", "hope-attention", "hope-optimised"])
 
 
 def a_learner(name="hope-attention", **changes):

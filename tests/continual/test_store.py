@@ -19,7 +19,7 @@ from tests.tiny import knowledge, model
 
 PROSE = "It was the best of times, it was the worst of times."
 CODE = "def read(path):\n    with open(path) as file:\n        return file\n"
-NAMES = ("hope", "hope-attention")
+NAMES = ("hope", "hope-attention", "hope-optimised")
 
 OTHER_PROCESS = """
 import json, sys, torch
@@ -60,7 +60,9 @@ def test_a_new_process_goes_on_as_if_nothing_had_happened(tmp_path):
         assert torch.equal(found["logits"], learner._user("alice").logits)
 
 
-@pytest.mark.parametrize(("name", "read"), [("hope", 27), *(("hope-attention", read) for read in (0, 1, 6, 7, 40))])
+@pytest.mark.parametrize(
+    ("name", "read"), [("hope", 27), ("hope-optimised", 27), *(("hope-attention", read) for read in (0, 1, 6, 7, 40))]
+)
 def test_a_stream_may_be_saved_anywhere(name, read, tmp_path):
     """Before the first token, at a boundary and between: the loaded stream is the one that was saved."""
     learner, loaded = a_learner(name), a_learner(name)

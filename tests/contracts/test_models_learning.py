@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from nestling.levels import effective, initial
+from nestling.memory import RetainSeen
 from nestling.models import HopeCache
 from nestling.models.reading import calibrate, flush
 from tests.helpers import close, differ, gradients, named, row, same
@@ -15,6 +16,7 @@ from tests.tiny import LEARNING, PERIOD, SETTINGS, config, knowledge, model, rea
 L = 27
 every_model = pytest.mark.parametrize("name", SETTINGS)
 models_that_learn = pytest.mark.parametrize("name", LEARNING)
+RETAINING = [name for name in LEARNING if isinstance(SETTINGS[name]["levels"][1].rule, RetainSeen)]
 
 
 def rated(name, lr, **changes):
@@ -171,7 +173,7 @@ def test_a_context_that_ends_loses_no_token(name):
     assert cache.session.segment.count.tolist() == [0, 0]
 
 
-@models_that_learn
+@pytest.mark.parametrize("name", RETAINING)
 def test_calibration_moves_nothing_and_protects(name):
     """Inputs are entered as seen by the levels that retain; no weight moves, and no logit changes before learning."""
     net, ids = model(name), text(2, L)

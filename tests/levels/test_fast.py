@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from nestling.levels import Level, effective, end_context, gather, initial, second_moments, step
+from nestling.levels import Level, StepOf, effective, end_context, gather, initial, second_moments, step
 from nestling.memory import RetainSeen
+from nestling.optim.generalised_momentum import Rows
+from nestling.optim.preconditioned_momentum import Kronecker
 from tests.helpers import close, differ, named, randn, row, same
 
 B, IN, OUT, P = 3, 4, 2, 5
@@ -69,6 +71,14 @@ def by_hand(problem, b):
     return differences
 
 
+OPTIMISED = {
+    "momentum": [Level(P, lr=0.05, rule=StepOf("DeltaMomentum"))],
+    "plain and optimised": [PLAIN, Level(3 * P, lr=0.1, clip=0.5, rule=StepOf("M3", periods=(2,)))],
+    "decompositions": [
+        Level(P, lr=0.01, rule=StepOf("PreconditionedMomentum", preconditioner=Kronecker(period=2))),
+        Level(P, lr=0.01, rule=StepOf("GeneralisedMomentum", memory=Rows())),
+    ],
+}
 LEVELS = {
     "one plain": [PLAIN],
     "one that retains": [Level(P, lr=0.5, rule=RetainSeen(0.01))],
@@ -77,6 +87,7 @@ LEVELS = {
     "clipped": [Level(P, lr=0.05, clip=1.0), Level(3 * P, lr=0.5, rule=RetainSeen(0.1), clip=0.5)],
     "of one period": [PLAIN, Level(P, lr=0.1, rule=RetainSeen(1.0, 0.5))],
 }
+ALL = {**LEVELS, **OPTIMISED}
 
 
 @pytest.mark.parametrize("name", LEVELS)
@@ -157,10 +168,10 @@ def test_the_end_of_a_context_resets_the_fast_and_keeps_the_slow():
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_step_that_is_not_finite_is_refused_in_its_row_only(name, value):
     """It is counted, the row keeps the weights before it, and the other rows are the same bits as in a clean run."""
-    problem = Problem(LEVELS[name])
+    problem = Problem(ALL[name])
     clean = problem.run()
     problem.y[4, 1, 2, 0] = value
     found = problem.run()
@@ -171,10 +182,10 @@ def test_a_step_that_is_not_finite_is_refused_in_its_row_only(name, value):
         same(row(found, other), row(clean, other))
 
 
-@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("name", ALL)
 def test_learning_goes_on_after_inputs_that_were_not_finite(name):
     """One bad segment costs the updates it is part of and no other: the row learns again from the next one on."""
-    problem = Problem(LEVELS[name], segments=12)
+    problem = Problem(ALL[name], segments=12)
     problem.x[4, 1, 2, 0] = torch.nan
     for level, state in zip(problem.levels, problem.run(), strict=True):
         assert state.refused.tolist() == [0, 1, 0] and int(state.updates[1]) == 12 * P // level.period - 1

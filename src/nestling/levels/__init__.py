@@ -13,6 +13,7 @@ from nestling.levels.fast import (
 )
 from nestling.levels.level import Level, as_levels
 from nestling.levels.optimizer import LevelOptimizer
+from nestling.levels.step_of import StepOf
 
 __all__ = [
     "Difference",
@@ -20,6 +21,7 @@ __all__ = [
     "Level",
     "LevelOptimizer",
     "LevelState",
+    "StepOf",
     "as_levels",
     "effective",
     "end_context",

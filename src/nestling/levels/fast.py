@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from nestling.levels.level import Level
+from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import RetainSeen
 from nestling.ops import State
+from nestling.ops.state import where_rows
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class Difference(State):
 
     value: `D [B, out, in]`. gradient: `[B, out, in]`, the sum over the tokens since the last update.
     seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not ask for it.
+    memory: `[B, ..]` by name, what an optimiser as the rule remembers; empty for other rules.
     """
 
     value: Tensor
     gradient: Tensor
     seen: Tensor | None
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,15 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
     for name in names:
         rows, columns = weights[name].shape
         seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen) else None
-        differences[name] = Difference(zeros(rows, columns), zeros(rows, columns), seen)
+        value = zeros(rows, columns)
+        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value))
     clock, steps = zeros().double(), zeros().long()
     return LevelState(differences, clock, clock, steps, steps, zeros())
+
+
+def _new_memory(level: Level, value: Tensor) -> Memory:
+    """What the rule remembers before the first gradient of a difference `[B, out, in]`."""
+    return level.rule.initial(value[0], rows=len(value)) if isinstance(level.rule, StepOf) else {}
 
 
 def effective(fast: FastWeights, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -124,25 +134,17 @@ def _step(level: Level, state: LevelState) -> LevelState:
     due = state.gathered >= level.period
     if not bool(due.any()):
         return state
-    tokens = state.gathered.clamp_min(1.0)
-    means = {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
-    if level.clip is not None:
-        size = _norm(means.values())
-        factor = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)[:, None, None]
-        means = {name: factor * mean for name, mean in means.items()}
-    moved = {name: _move(level, d, means[name], state.count) for name, d in state.weights.items()}
+    moves, memories = _directions(level, state, due, _means(level, state))
+    keep = level.reset if isinstance(level.reset, float) else 1.0
+    moved = {name: keep * d.value - level.lr * moves[name] for name, d in state.weights.items()}
     norm = _norm(moved[name] - d.value for name, d in state.weights.items())
-    taken = due & norm.isfinite()
-    rows = taken[:, None, None]
+    taken = _finite(memories, due & norm.isfinite())
     forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
-    weights = {
-        name: Difference(
-            torch.where(rows, moved[name], d.value),
-            torch.where(due[:, None, None], 0.0, d.gradient),
-            d.seen if d.seen is None or forget == 1.0 else torch.where(rows, forget * d.seen, d.seen),
-        )
-        for name, d in state.weights.items()
-    }
+    weights = {}
+    for name, d in state.weights.items():
+        d = replace(d, gradient=where_rows(~due, d.gradient))
+        seen = None if d.seen is None else forget * d.seen
+        weights[name] = replace(d, value=moved[name], seen=seen, memory=memories[name]).where(taken, d)
     return LevelState(
         weights,
         gathered=torch.where(due, 0.0, state.gathered),
@@ -153,12 +155,38 @@ def _step(level: Level, state: LevelState) -> LevelState:
     )
 
 
-def _move(level: Level, d: Difference, mean: Tensor, count: Tensor) -> Tensor:
-    """The difference after one step on the mean gradient."""
-    if d.seen is not None and isinstance(level.rule, RetainSeen):
-        mean = level.rule.direction(mean, d.seen, count.to(d.seen.dtype))
-    keep = level.reset if isinstance(level.reset, float) else 1.0
-    return keep * d.value - level.lr * mean
+def _means(level: Level, state: LevelState) -> dict[str, Tensor]:
+    """The mean gradient of the tokens since the last update, clipped."""
+    tokens = state.gathered.clamp_min(1.0)
+    means = {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
+    if level.clip is None:
+        return means
+    size = _norm(means.values())
+    factor = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)[:, None, None]
+    return {name: factor * mean for name, mean in means.items()}
+
+
+def _directions(
+    level: Level, state: LevelState, due: Tensor, means: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Memory]]:
+    """What the rule makes of the mean gradients of the rows that are due, and what it remembers then."""
+    values = {name: d.value for name, d in state.weights.items()}
+    memories = {name: d.memory for name, d in state.weights.items()}
+    if isinstance(level.rule, StepOf):
+        sound = due & _norm(means.values()).isfinite()  # no optimiser sees others: a decomposition would raise
+        slopes = {name: where_rows(sound, mean) for name, mean in means.items()}
+        moves, memories = level.rule.directions(values, slopes, memories)
+        return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, memories
+    if isinstance(level.rule, RetainSeen):
+        seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
+        means = {name: level.rule.direction(means[name], x, state.count.to(x.dtype)) for name, x in seen.items()}
+    return means, memories
+
+
+def _finite(memories: Mapping[str, Memory], rows: Tensor) -> Tensor:
+    """Of `rows [B]`, those of which everything remembered is finite."""
+    remembered = [value for memory in memories.values() for value in memory.values()]
+    return torch.stack([rows, *(v[:, None].flatten(1).isfinite().all(1).to(rows.device) for v in remembered)]).all(0)
 
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -172,8 +200,10 @@ def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:
     for level, state in zip(levels, fast, strict=True):
         if level.reset == "context":
             names = state.weights.items()
+            zeros = torch.zeros_like
             clear = {
-                n: replace(d, value=torch.zeros_like(d.value), gradient=torch.zeros_like(d.gradient)) for n, d in names
+                n: replace(d, value=zeros(d.value), gradient=zeros(d.gradient), memory=_new_memory(level, d.value))
+                for n, d in names
             }
             state = replace(state, weights=clear, gathered=torch.zeros_like(state.gathered))
         out.append(state)

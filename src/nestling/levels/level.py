@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nestling.levels.step_of import StepOf
 from nestling.memory import GradientDescent, RetainSeen
 
-RULES = {"GradientDescent": GradientDescent, "RetainSeen": RetainSeen}
+RULES = {"GradientDescent": GradientDescent, "RetainSeen": RetainSeen, "StepOf": StepOf}
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Level:
 
     period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
     lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
-    rule: `GradientDescent()` or `RetainSeen(damping, forgetting)`.
+    rule: `GradientDescent()`, `RetainSeen(damping, forgetting)`, or `StepOf(optimizer, ..)`, the step of an optimiser.
     reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; a number in (0, 1)
         is a decay towards the initial state at every update.
     clip: norm, over all the level's weights, above which the mean gradient is scaled down; None never does. Where a
@@ -28,7 +29,7 @@ class Level:
 
     period: int
     lr: float = 0.0
-    rule: GradientDescent | RetainSeen = GradientDescent()  # noqa: RUF009 - frozen
+    rule: GradientDescent | RetainSeen | StepOf = GradientDescent()  # noqa: RUF009 - frozen
     reset: str | float | None = None
     clip: float | None = None
 
@@ -49,7 +50,8 @@ class Level:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a configuration file."""
-        rule = {"name": type(self.rule).__name__, **dataclasses.asdict(self.rule)}
+        settings = self.rule.to_dict() if isinstance(self.rule, StepOf) else dataclasses.asdict(self.rule)
+        rule = {"name": type(self.rule).__name__, **settings}
         return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}
 
     @classmethod

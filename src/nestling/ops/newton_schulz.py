@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -89,10 +90,11 @@ def _schedule(steps: int) -> tuple[float, list[Triple]]:
 
 def _triples(coefficients: Triple | Sequence[Triple], steps: int) -> list[Triple]:
     """One triple a step."""
-    triples = [coefficients] * steps if isinstance(coefficients[0], float | int) else list(coefficients)
+    single = isinstance(coefficients[0], float | int)
+    triples = cast(Sequence[Triple], [coefficients] * steps if single else coefficients)
     if len(triples) != steps or any(len(triple) != 3 for triple in triples):
         raise ValueError(f"coefficients={coefficients} must be (a, b, c), or as many triples as steps={steps}")
-    return triples
+    return list(triples)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class DGD(Watching, Shell):
         self._inputs.append(Inputs(layers, self._learnt))
 
     def _named(self, parameters: list[Tensor]) -> list[tuple[str, Tensor]]:
-        names = {p: name for name, p in self._model.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in self._model.named_parameters()}
         return [(names.get(p, f"a parameter {tuple(p.shape)} that is not the model's"), p) for p in parameters]
 
     def remove(self) -> None:

@@ -58,13 +58,13 @@ class Watching:
         self.__copy__()
 
 
-def tokens(layer: nn.Module, x: Tensor) -> Tensor:
+def tokens(layer: nn.Linear | Convolution, x: Tensor) -> Tensor:
     """The inputs that a weight multiplies, `[G, N, in]`, of a linear layer or a convolution; float32 or better."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x.reshape(1, -1, x.shape[-1]) if isinstance(layer, nn.Linear) else _patches(layer, x)
 
 
-def surprises(layer: nn.Module, gradient: Tensor) -> Tensor:
+def surprises(layer: nn.Linear | Convolution, gradient: Tensor) -> Tensor:
     """The gradient at a layer's output as `[G, N, out]`, in the order of `tokens`; float32 or better."""
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if isinstance(layer, nn.Linear):
@@ -80,12 +80,12 @@ def counts(layer: nn.Embedding, ids: Tensor) -> Tensor:
     return found.to(torch.promote_types(layer.weight.dtype, torch.float32))
 
 
-def _places(conv: Any) -> int:
+def _places(conv: Convolution) -> int:
     """Number of spatial dimensions."""
     return len(conv.kernel_size)
 
 
-def _patches(conv: Any, x: Tensor) -> Tensor:
+def _patches(conv: Convolution, x: Tensor) -> Tensor:
     """What the kernel of a convolution lies on at every place, laid out as its weight is: `[G, N, in]`."""
     places = _places(conv)
     x = x.reshape(-1, *x.shape[-1 - places :])  # an input without a batch gets one
@@ -139,7 +139,8 @@ class Inputs:
         self._observed = weakref.WeakMethod(observed) if observed else None
         self._arrived: dict[str, set[Reading]] = {name: set() for name in layers}
         self._mode: Literal["learn", "observe", "pause"] = "learn"
-        me, handles = weakref.ref(self), []
+        me: weakref.ref[Inputs] = weakref.ref(self)
+        handles = []
         for name, layer in layers.items():
             handles.append(layer.register_forward_hook(partial(_forward, me, name), with_kwargs=True))
             if layer.weight.requires_grad:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from nestling.ops import newton_schulz
 from nestling.ops.newton_schulz import Triple
 from nestling.optim.adamw import adamw, root_mean_square
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 ADJUST_LR = {
     "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
@@ -250,7 +253,7 @@ def _part(x: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _sharded(x: Tensor) -> bool:
+def _sharded(x: Tensor) -> TypeGuard[DTensor]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.tensor import DTensor  # takes a second to import

@@ -60,7 +60,7 @@ class _Memory:
     """
 
     layer: Layer
-    bias: bool
+    bias: Tensor | None
     seen: Tensor | None = None
     count: Tensor | None = None
     factor: Tensor | None = None
@@ -74,7 +74,7 @@ class _Memory:
             number = new.sum()
         else:
             x = tokens(self.layer, x)
-            x = F.pad(x, (0, 1), value=1.0) if self.bias else x
+            x = F.pad(x, (0, 1), value=1.0) if self.bias is not None else x
             new, number = x.mT @ x, torch.tensor(x.shape[1], device=x.device)
         finite = new.sum().isfinite()
         if self.seen is None or self.count is None:
@@ -102,9 +102,9 @@ class _Memory:
             self.count *= factor
         self.streamed = False
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         """What is protected."""
-        return [self.layer.weight, self.layer.bias] if self.bias else [self.layer.weight]
+        return [self.layer.weight] if self.bias is None else [self.layer.weight, self.bias]
 
     def retain(self, before: list[Tensor], damping: float) -> None:
         """Put `W + dW P` in the place of `W + dW`; weight and bias are one matrix, whose last column is the bias."""
@@ -191,9 +191,9 @@ class Retained(Watching, torch.optim.Optimizer):
         """Take up the layers that the optimiser moves."""
         moved = {p for group in self.param_groups for p in group["params"]}
         layers = {name: layer for name, layer in layers_of(self.model, moved).items() if name not in self._memories}
-        self._memories.update(
-            {name: _Memory(layer, getattr(layer, "bias", None) in moved) for name, layer in layers.items()}
-        )
+        for name, layer in layers.items():
+            bias = getattr(layer, "bias", None)
+            self._memories[name] = _Memory(layer, bias if bias in moved else None)
         self._inputs.append(Inputs(layers, self._learnt, self._observed))
 
     @property
