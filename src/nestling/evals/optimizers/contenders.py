@@ -53,7 +53,7 @@ def muon(model: nn.Module, lr: float, momentum: float) -> torch.optim.Optimizer:
 ADAPTIVE = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 PLAIN = (0.01, 0.03, 0.1, 0.3, 1.0)
 DECAYS = (0.9, 0.95, 0.8)
-WARMUP = {"alpha_warmup": 100, "beta3_warmup": 100}  # half of the shortest run here
+WARMUP: dict[str, Any] = {"alpha_warmup": 100, "beta3_warmup": 100}  # half of the shortest run here
 
 CONTENDERS: dict[str, Contender] = {
     "SGD, momentum": Contender(
