@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.layers import Attention, Block, ContinuumMemory, SelfModifyingTitans
+from nestling.layers import (
+    Attention,
+    Block,
+    ContinuumMemory,
+    Delta,
+    GatedDelta,
+    Hebbian,
+    LinearMemory,
+    SelfModifyingTitans,
+)
 from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent
 from tests.helpers import close, cuts, differ, gradients, in_pieces, named, randn, randomise, row, same
 
@@ -25,6 +34,9 @@ LAYERS = {
     "titans, read at the chunk's start": lambda: titans(read="chunk", objective=DotProduct()),
     "titans, plain descent": lambda: titans(rule=GradientDescent(), objective=L2(), projection_chunk_size=12),
     "titans, detached writes": lambda: titans(detach_writes=True),
+    "linear attention": lambda: LinearMemory(D, HEADS, Hebbian()),
+    "deltanet": lambda: LinearMemory(D, HEADS, Delta(D, HEADS)),
+    "gated deltanet, steps to 2": lambda: LinearMemory(D, HEADS, GatedDelta(D, HEADS, reach=2.0)),
     "block of titans": lambda: Block(D, titans(), ContinuumMemory(D)),
     "block of attention": lambda: Block(D, Attention(D, HEADS, window=5), ContinuumMemory(D)),
 }

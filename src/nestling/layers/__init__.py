@@ -1,9 +1,10 @@
-"""Layers of a model: self-modifying Titans, attention, the continuum memory system, and the block they make."""
+"""Layers of a model: self-modifying Titans, attention, linear memories, the continuum memory system, and their block."""
 
 from nestling.layers.attention import Attention, AttentionState
 from nestling.layers.block import Block
 from nestling.layers.continuum import ContinuumMemory, SwiGLU
 from nestling.layers.conv import CausalConv
+from nestling.layers.delta import Delta, GatedDelta, Hebbian, LinearMemory, LinearMemoryState
 from nestling.layers.linear import Linear
 from nestling.layers.self_modifying import SelfModifyingState, SelfModifyingTitans
 
@@ -13,7 +14,12 @@ __all__ = [
     "Block",
     "CausalConv",
     "ContinuumMemory",
+    "Delta",
+    "GatedDelta",
+    "Hebbian",
     "Linear",
+    "LinearMemory",
+    "LinearMemoryState",
     "SelfModifyingState",
     "SelfModifyingTitans",
     "SwiGLU",

@@ -9,7 +9,13 @@ from transformers import PreTrainedConfig
 
 from nestling.levels import Level, as_levels
 
-MIXERS = ("self_modifying_titans", "attention")
+MIXERS = ("self_modifying_titans", "attention", "linear_attention", "deltanet", "gated_deltanet")
+OF_SOME = {  # settings that mean nothing to other mixers
+    "sliding_window": ("attention",),
+    "memory_hidden": ("self_modifying_titans",),
+    "projection_chunk_size": ("self_modifying_titans",),
+    "step_range": ("deltanet", "gated_deltanet"),
+}
 LEARNING = ("context", "parameter", "off")
 LEARNT = ("mlp", "blocks", "all")
 
@@ -18,7 +24,8 @@ LEARNT = ("mlp", "blocks", "all")
 class HopeConfig(PreTrainedConfig):
     """Configuration of `HopeForCausalLM`.
 
-    mixer: "self_modifying_titans" (Hope) or "attention" (Hope-Attention; with `levels=[]` a Transformer++).
+    mixer: "self_modifying_titans" (Hope), "attention" (Hope-Attention; with `levels=[]` a Transformer++), or to compare with
+        them "linear_attention", "deltanet" or "gated_deltanet".
     levels: `nestling.Level`s from fast to slow (or their plain data); `[]` is the plain MLP.
     level_variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
     learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
@@ -30,6 +37,7 @@ class HopeConfig(PreTrainedConfig):
     memory_hidden: hidden width of each memory of self-modifying Titans, per head; None is the head width.
     chunk_size, projection_chunk_size, memory_read: see `nestling.layers.SelfModifyingTitans`.
     memory_momentum: whether its memories have momentum.
+    step_range: of the delta rule's step in "deltanet" and "gated_deltanet": None is 1, and 2 allows negative eigenvalues.
 
     Unknown keys raise a ValueError.
     """
@@ -54,6 +62,7 @@ class HopeConfig(PreTrainedConfig):
     projection_chunk_size: int | None = None
     memory_read: str = "token"
     memory_momentum: bool = False
+    step_range: float | None = None
     initializer_range: float = 0.02
     max_position_embeddings: int = 1_000_000
     use_cache: bool = True
@@ -90,9 +99,8 @@ class HopeConfig(PreTrainedConfig):
         if self.hidden_size % self.num_attention_heads:
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"{given}: the width must be a multiple of the heads")
-        others = {"attention": ("memory_hidden", "projection_chunk_size"), "self_modifying_titans": ("sliding_window",)}
-        for name in others[self.mixer]:
-            if getattr(self, name) is not None:
+        for name, mixers in OF_SOME.items():
+            if self.mixer not in mixers and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} means nothing to mixer={self.mixer!r}; leave it out")
         if self.learnt != "mlp" and self.levels and self.level_variant != "superposed":
             raise ValueError(

@@ -12,7 +12,17 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from nestling.layers import Attention, Block, ContinuumMemory, Linear, SelfModifyingTitans
+from nestling.layers import (
+    Attention,
+    Block,
+    ContinuumMemory,
+    Delta,
+    GatedDelta,
+    Hebbian,
+    Linear,
+    LinearMemory,
+    SelfModifyingTitans,
+)
 from nestling.levels import effective
 from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.models import reading
@@ -20,15 +30,22 @@ from nestling.models.cache import HopeCache, Session
 from nestling.models.config import HopeConfig
 
 HEAD = "lm_head.weight"
+GATES = {"deltanet": Delta, "gated_deltanet": GatedDelta}
 
 
-def make_mixer(config: HopeConfig) -> Attention | SelfModifyingTitans:
+def make_mixer(config: HopeConfig) -> Attention | LinearMemory | SelfModifyingTitans:
     """The mixer that a configuration names."""
+    size, heads = config.hidden_size, config.num_attention_heads
     if config.mixer == "attention":
-        return Attention(config.hidden_size, config.num_attention_heads, config.sliding_window, config.rope_theta)
+        return Attention(size, heads, config.sliding_window, config.rope_theta)
+    if config.mixer == "linear_attention":
+        return LinearMemory(size, heads, Hebbian())
+    if config.mixer != "self_modifying_titans":
+        gates, reach = GATES[config.mixer], 1.0 if config.step_range is None else config.step_range
+        return LinearMemory(size, heads, gates(size, heads, reach))
     return SelfModifyingTitans(
-        config.hidden_size,
-        config.num_attention_heads,
+        size,
+        heads,
         hidden=config.memory_hidden,
         chunk_size=config.chunk_size,
         projection_chunk_size=config.projection_chunk_size,
