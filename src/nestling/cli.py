@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     "quick": "much smaller: a minute or a few",
-    "full": "more text, three seeds: up to an hour; it can be interrupted and goes on",
+    "full": "much larger; it can be interrupted and goes on",
     "end_context": "end the context after reading, so that levels which reset do",
 }
 
@@ -201,6 +201,72 @@ def eval_optimizers(
 
     console = Console()
     results = run(problems, optimizers, quick, out, jobs, lambda line: console.print(line, highlight=False))
+    _show(results, pages, report, console)
+
+
+def eval_formal_languages(
+    languages: list[str] | None = None,
+    models: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/formal-languages",
+    report: str = "formal-languages-report.html",
+    jobs: int = 2,
+) -> None:
+    """Who can follow a state? Formal languages and word problems, at lengths learnt from and beyond.
+
+    Args:
+        languages: some of parity, (aa)*, (abab)*, a^n b^n, a^n b^n c^n, shuffle-2, addition mod 5, S5; none is all of them.
+        models: some of the models by name; none is all of them.
+        quick: fewer steps and words: a few minutes.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.formal.main import formal_languages
+    from nestling.report import formal as pages
+
+    console = Console()
+    results = formal_languages(languages, models, quick, out, jobs, lambda line: console.print(line, highlight=False))
+    _show(results, pages, report, console)
+
+
+def eval_ablation(
+    rows: list[str] | None = None,
+    quick: bool = False,
+    full: bool = False,
+    out: str = "runs/eval/ablation",
+    report: str = "ablation-report.html",
+    jobs: int = 2,
+) -> None:
+    """What does each part of Hope give? Byte-level language models on WikiText-2, each without one part.
+
+    Args:
+        rows: some of the rows by name; none is all of them.
+        quick: much less text, small models, one seed.
+        full: more text and larger models, for a GPU.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.ablation.main import ablation
+    from nestling.report import ablation as pages
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other; give one, or none for the size between")
+    console = Console()
+    size = "quick" if quick else "full" if full else "default"
+    results = ablation(rows, size, out, jobs, lambda line: console.print(line, highlight=False))
+    _show(results, pages, report, console)
+
+
+def _show(results: dict[str, Any], pages: Any, report: str, console: Any) -> None:
+    """The page and the tables of an evaluation."""
     Path(report).write_text(pages.html(results), encoding="utf-8")
     console.print(pages.tables(results))
     print(f"the report is {report}")
@@ -275,7 +341,7 @@ def _summary(function: Callable[..., None]) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
 
-EVALS = {"optimizers": eval_optimizers}
+EVALS = {"ablation": eval_ablation, "formal-languages": eval_formal_languages, "optimizers": eval_optimizers}
 
 
 def main() -> None:

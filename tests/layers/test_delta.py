@@ -16,7 +16,8 @@ D, HEADS, L = 8, 2, 13
 def token_loop(layer, x, transition):
     """The layer token by token: `M <- transition(M, k, beta, alpha) + beta k^T v`, then a read."""
     mixed = F.silu(layer.conv(x, layer.conv.init_tail(1))[0])
-    q, k, v = (p(m)[0].view(L, HEADS, 1, -1) for p, m in zip((layer.query, layer.key, layer.value), mixed.unbind(1)))
+    projections = (layer.query, layer.key, layer.value)
+    q, k, v = (p(m)[0].view(L, HEADS, 1, -1) for p, m in zip(projections, mixed.unbind(1), strict=True))
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
     alpha, _, beta = (s if s is None else s[0].mT[..., None, None] for s in layer.gates(x))
     memory, outputs = torch.zeros(HEADS, D // HEADS, D // HEADS, dtype=x.dtype), []

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy
-from rich import box
 from rich.console import Group
-from rich.table import Table
 
 from nestling.report.curves import legend, looks
-from nestling.report.page import PAGE
+from nestling.report.sections import page, section, table
 from nestling.report.studies import studies
-from nestling.report.style import CSS
 from nestling.report.svg import label, render
 from nestling.report.values import size, summary
 
@@ -57,39 +53,17 @@ def tables(results: dict[str, Any]) -> Group:
     """One table a problem, and one a study."""
     compared = [(f"{name}: {met['measure']}", HEADINGS, rows(met)) for name, met in results["problems"].items()]
     studied = [(study.title, study.headings, study.rows) for study in studies(results)]
-    return Group(*(_table(*parts) for parts in compared + studied))
-
-
-def _table(title: str, headings: Sequence[str], rows: list[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == headings[0] else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return Group(*(table(*parts) for parts in compared + studied))
 
 
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
-    head = f"<header><h1>{escape(results['title'])}</h1><p class='note'>{escape(results['about'])}</p></header>"
     sections = [
-        _section(f"{name}: {met['measure']}", note(met), HEADINGS, rows(met), _curves(name, met))
+        section(f"{name}: {met['measure']}", note(met), HEADINGS, rows(met), _curves(name, met))
         for name, met in results["problems"].items()
     ]
-    sections += [_section(s.title, s.note, s.headings, s.rows, s.figure and s.figure()) for s in studies(results)]
-    return PAGE.substitute(title=escape(results["title"]), css=CSS, body="\n".join([head, *sections]))
-
-
-def _section(title: str, note: str, headings: Sequence[str], rows: list[list[str]], figure: str | None) -> str:
-    cells = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
-        for row in rows
-    )
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
-    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
-    heading = f"<h2>{escape(title)}</h2><p class='note'>{escape(note)}</p>"
-    drawing = f"<figure><div class='scroll'>{figure}</div></figure>" if figure else ""
-    return f"<section>{heading}{body}{drawing}</section>"
+    sections += [section(s.title, s.note, s.headings, s.rows, s.figure and s.figure()) for s in studies(results)]
+    return page(results["title"], results["about"], sections)
 
 
 def _curves(name: str, problem: dict[str, Any]) -> str:

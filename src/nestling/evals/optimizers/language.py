@@ -58,11 +58,11 @@ class Language:
             train(model, ids, settings, report, make_optimizer=lambda groups: optimizer)
         except UserError:  # the loss is not finite
             return record.done(float("nan"), optimizer)
-        return record.done(_bits(model, judged), optimizer)
+        return record.done(bits(model, judged), optimizer)
 
 
 @torch.no_grad()
-def _bits(model: HopeForCausalLM, ids: torch.Tensor, length: int = 512) -> float:
+def bits(model: HopeForCausalLM, ids: torch.Tensor, length: int = 512) -> float:
     """Bits a byte over windows of `length`, read in batches."""
     windows = ids[: len(ids) // length * length].view(-1, length)
     losses = [
