@@ -175,7 +175,8 @@ def test_parameters_are_matched(classes):
 def test_contenders_do_not_look_ahead(name):
     """Otherwise padding would change what a model says, and a language would be no test of memory."""
     torch.manual_seed(0)
-    model = CONTENDERS[name].make(3, 4)
+    contender = CONTENDERS[name]
+    model = contender.kind(3, 4, **contender.settings)
     symbols = torch.randint(0, 3, (2, 9))
     changed = torch.cat([symbols[:, :5], (symbols[:, 5:] + 1) % 3], dim=1)
     y, found = model(symbols), model(changed)

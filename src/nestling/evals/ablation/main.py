@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nestling.errors import UserError
-from nestling.evals.ablation.learn import SIZES, Size, run
+from nestling.evals.ablation.learn import RATE, SIZES, Size, run
 from nestling.evals.ablation.rows import ROWS
 from nestling.evals.optimizers.problem import write
 from nestling.evals.runs import kept, side_by_side
@@ -46,4 +46,5 @@ def ablation(rows: list[str] | None, size_name: str, out: str, jobs: int, say: C
 
 def _once(name: str, seed: int, folder: Path, size: Size) -> dict[str, Any]:
     place = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
-    return kept(place, f"{name} {seed} {size}", lambda: run(name, seed, size))
+    setting = f"{name} {ROWS[name].settings} {ROWS[name].levels} {RATE} {seed} {size}"
+    return kept(place, setting, lambda: run(name, seed, size))

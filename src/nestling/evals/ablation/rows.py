@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nestling.layers import SelfModifyingTitans
 from nestling.layers.self_modifying import KEY, VALUE
@@ -33,9 +33,7 @@ def shared_target(layer: SelfModifyingTitans) -> None:
 def no_decay(layer: SelfModifyingTitans) -> None:
     """All is retained: alpha = 1."""
 
-    def hook(
-        gates: nn.Module, given: Any, found: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def hook(gates: nn.Module, given: Any, found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         eta, alpha = found
         return eta, torch.ones_like(alpha)
 
@@ -50,7 +48,8 @@ def static(place: int) -> Callable[[SelfModifyingTitans], None]:
 
         def hook(projections: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             q, k, v, eta, alpha, *others = given
-            return q, k, v, torch.where(moves.to(eta.device), eta, 0.0), torch.where(moves, alpha, 1.0), *others
+            on = moves.to(eta.device)
+            return q, k, v, torch.where(on, eta, 0.0), torch.where(on, alpha, 1.0), *others
 
         layer.projections.register_forward_pre_hook(hook)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ SIZES = range(1, 512)
 class Blocks(nn.Module):
     """Hope or a model of the same blocks, `[B, L]` symbols to `[B, L, classes]`."""
 
-    def __init__(self, classes: int, size: int, settings: dict[str, Any]) -> None:
+    def __init__(self, classes: int, size: int, **settings: Any) -> None:
         super().__init__()
         common = {"vocab_size": classes, "hidden_size": WIDTH, "intermediate_size": size, "num_attention_heads": 4}
         apart = {"pad_token_id": None, "eos_token_id": None, "tie_word_embeddings": False}
@@ -44,20 +43,24 @@ class LSTM(nn.Module):
 
 @dataclass(frozen=True)
 class Contender:
-    """make: a model for a number of classes (of symbols, and of answers) and a size, which sets its parameters."""
+    """kind: what is built, for a number of classes (of symbols, and of answers), a size, which sets the number of
+    parameters, and `settings`. rates: of learning, tried for each language.
+    """
 
-    make: Callable[[int, int], nn.Module]
+    kind: type[Blocks | LSTM]
+    settings: dict[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = RATES
 
     def model(self, classes: int) -> nn.Module:
         """With the size that comes closest to the number of parameters that all have."""
         wanted = PARAMETERS + 2 * classes * WIDTH
 
-        def size_of(size: int) -> int:
-            return count(self.make(classes, size))
+        def parameters(size: int) -> int:
+            return count(self.kind(classes, size, **self.settings))
 
-        above = bisect_left(SIZES, wanted, key=size_of)
-        return self.make(classes, min(SIZES[max(0, above - 1) : above + 1], key=lambda s: abs(size_of(s) - wanted)))
+        above = bisect_left(SIZES, wanted, key=parameters)
+        size = min(SIZES[max(0, above - 1) : above + 1], key=lambda size: abs(parameters(size) - wanted))
+        return self.kind(classes, size, **self.settings)
 
 
 def count(model: nn.Module) -> int:
@@ -67,11 +70,10 @@ def count(model: nn.Module) -> int:
 
 def blocks(mixer: str, layers: int, **settings: Any) -> Contender:
     """A model of blocks with this mixer; its size is the hidden width of the MLPs."""
-    settings |= {"mixer": mixer, "num_hidden_layers": layers}
-    return Contender(lambda classes, size: Blocks(classes, size, settings))
+    return Contender(Blocks, {"mixer": mixer, "num_hidden_layers": layers, **settings})
 
 
-# All but Hope and the LSTM have two blocks, narrower ones: depth is what they lack a state for.
+# Hope and the LSTM have one block, the others two with narrower MLPs: depth helps where a state is missing.
 CONTENDERS: dict[str, Contender] = {
     "Hope": blocks("self_modifying_titans", 1, chunk_size=1),
     "Transformer++": blocks("attention", 2),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nestling.errors import UserError
-from nestling.evals.formal.contenders import CONTENDERS
+from nestling.evals.formal.contenders import CONTENDERS, PARAMETERS
 from nestling.evals.formal.learn import Size, run
 from nestling.evals.formal.machines import MACHINES
 from nestling.evals.optimizers.problem import write
@@ -72,13 +72,14 @@ def _chosen(kind: str, wanted: list[str] | None, known: list[str]) -> list[str]:
 def _pair(language: str, name: str, folder: Path, size: Size) -> dict[str, Any]:
     """One model on one language: the rate that knows most validation words, the soonest; then the seeds."""
 
+    contender = CONTENDERS[name]
+
     def once(lr: float, seed: int, final: bool) -> dict[str, Any]:
-        setting = f"{language} {name} {lr} {seed} {size} {final}"
+        setting = f"{language} {contender} {PARAMETERS} {lr} {seed} {size} {final}"
         return kept(
             folder / _plain(language) / _plain(name), setting, lambda: run(language, name, lr, seed, size, final)
         )
 
-    contender = CONTENDERS[name]
     trials = {lr: once(lr, TUNING_SEED, final=False) for lr in contender.rates}
     lr = min(trials, key=lambda lr: (trials[lr]["error"], trials[lr]["steps"], trials[lr]["loss"]))
     return {
