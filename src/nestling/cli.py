@@ -157,7 +157,7 @@ def demo(
         full: more text, three seeds: up to an hour. It can be interrupted and goes on.
         text: your own text as the new domain, instead of Python source.
         out: folder for models and results; none is runs/demo, by size.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -190,7 +190,7 @@ def eval_optimizers(
         optimizers: some of the optimisers by name; none is all of them.
         quick: two small problems: a few minutes.
         out: folder of the runs; a command that was interrupted goes on from there.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -201,7 +201,8 @@ def eval_optimizers(
 
     console = Console()
     results = run(problems, optimizers, quick, out, jobs, lambda line: console.print(line, highlight=False))
-    Path(report).write_text(pages.html(results), encoding="utf-8")
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    Path(report).write_text(page, encoding="utf-8")
     console.print(pages.tables(results))
     print(f"the report is {report}")
 

@@ -21,6 +21,8 @@ from nestling.report.values import size, summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Part = tuple[str, str, Sequence[str], list[list[str]]]
+
 HEADINGS = ("optimiser", "score", "ms a step", "state", "learning rate", "other setting")
 NOTE = (
     "Each optimiser was tuned with {trials} trials (the rate first, then its other setting) on a seed and data of their own, "
@@ -53,11 +55,26 @@ def note(problem: dict[str, Any]) -> str:
     return NOTE.format(trials=len(some["trials"]), seeds=len(some["scores"]))
 
 
+def parts(results: dict[str, Any]) -> list[Part]:
+    """Title, note, headings and rows of each table: one a problem, and one a study."""
+    out: list[Part] = [
+        (f"{name}: {p['measure']}", note(p), HEADINGS, rows(p)) for name, p in results["problems"].items()
+    ]
+    return out + [(study.title, study.note, study.headings, study.rows) for study in studies(results)]
+
+
 def tables(results: dict[str, Any]) -> Group:
-    """One table a problem, and one a study."""
-    compared = [(f"{name}: {met['measure']}", HEADINGS, rows(met)) for name, met in results["problems"].items()]
-    studied = [(study.title, study.headings, study.rows) for study in studies(results)]
-    return Group(*(_table(*parts) for parts in compared + studied))
+    """For the terminal."""
+    return Group(*(_table(title, headings, lines) for title, _, headings, lines in parts(results)))
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All tables as one Markdown page."""
+    out = [f"# {results['title']}", results["about"]]
+    for title, said, headings, lines in parts(results):
+        table = [headings, ["---"] * len(headings), *lines]
+        out += [f"## {title}", said, "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    return "\n\n".join(out).replace("*", "\\*") + "\n"
 
 
 def _table(title: str, headings: Sequence[str], rows: list[list[str]]) -> Table:
@@ -72,11 +89,9 @@ def _table(title: str, headings: Sequence[str], rows: list[list[str]]) -> Table:
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
     head = f"<header><h1>{escape(results['title'])}</h1><p class='note'>{escape(results['about'])}</p></header>"
-    sections = [
-        _section(f"{name}: {met['measure']}", note(met), HEADINGS, rows(met), _curves(name, met))
-        for name, met in results["problems"].items()
-    ]
-    sections += [_section(s.title, s.note, s.headings, s.rows, s.figure and s.figure()) for s in studies(results)]
+    drawings = [_curves(name, met) for name, met in results["problems"].items()]
+    drawings += [study.figure and study.figure() for study in studies(results)]
+    sections = [_section(*part, drawing) for part, drawing in zip(parts(results), drawings, strict=True)]
     return PAGE.substitute(title=escape(results["title"]), css=CSS, body="\n".join([head, *sections]))
 
 
