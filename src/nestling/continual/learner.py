@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from nestling.continual import store
 from nestling.errors import UserError
 from nestling.levels import FastWeights, end_context, initial
-from nestling.models import HopeCache, HopeForCausalLM
+from nestling.models import HopeCache
 from nestling.models.cache import Session
+from nestling.models.learning import LearningModel
 from nestling.models.reading import calibrate, flush, start_session
 from nestling.ops.state import named_tensors, with_tensors
 from nestling.train.data import encode
@@ -71,7 +72,7 @@ class Learner:
         ValueError: the model cannot learn while reading; the message says which setting to change.
     """
 
-    def __init__(self, model: HopeForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: LearningModel, tokenizer: PreTrainedTokenizerBase) -> None:
         if not model.levels or model.config.learning != "context":
             given = f"levels={len(model.levels)}, learning={model.config.learning!r}"
             raise ValueError(f"the model has {given}; a learner needs a HopeConfig with levels and learning='context'")
@@ -165,7 +166,7 @@ class Learner:
         if "session" in heads:
             template.cache.session = start_session(self.model, batch)
         if "logits" in heads:
-            template.logits = torch.zeros(1, 1, self.model.config.vocab_size)
+            template.logits = torch.zeros(1, 1, self.model.config.get_text_config().vocab_size)
         try:
             tree = with_tensors(self._tree(template), tensors)
         except KeyError as error:

@@ -64,7 +64,9 @@ class AdEMAMix(Shell):
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
         if len(group["betas"]) != 3:
-            raise ValueError(f"betas={group['betas']} must be three: of the fast mean, of the squares, of the slow mean")
+            raise ValueError(
+                f"betas={group['betas']} must be three: of the fast mean, of the squares, of the slow mean"
+            )
         below_one(**{f"betas[{i}]": beta for i, beta in enumerate(group["betas"])})
         at_least_zero(**{name: group[name] for name in ("alpha", "alpha_warmup", "beta3_warmup", "eps")})
 
@@ -82,7 +84,9 @@ class AdEMAMix(Shell):
         torch._foreach_mul_(slow, decays)
         torch._foreach_add_(slow, torch._foreach_mul(gradients, [1 - decay for decay in decays]))
         moves = torch._foreach_div(fast, [1 - beta1**t for t in steps])
-        torch._foreach_add_(moves, torch._foreach_mul(slow, [group["alpha"] * ramp(t, group["alpha_warmup"]) for t in steps]))
+        torch._foreach_add_(
+            moves, torch._foreach_mul(slow, [group["alpha"] * ramp(t, group["alpha_warmup"]) for t in steps])
+        )
         torch._foreach_div_(moves, root_mean_square(squares, gradients, steps, beta2, group["eps"]))
         return list(moves)
 

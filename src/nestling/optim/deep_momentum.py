@@ -116,7 +116,9 @@ class DeepMomentum(Shell):
     ) -> list[Tensor]:
         def one_shape(gradient: Tensor, start: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
             x = self._keys(gradient)
-            learn = partial(learnt, start=start, x=x, objective=self.objective, alpha=group["momentum"], rate=group["rate"])
+            learn = partial(
+                learnt, start=start, x=x, objective=self.objective, alpha=group["momentum"], rate=group["rate"]
+            )
             memory = learn(Memory(*weights))
             return *memory, self.sigma(read(learn(memory) if group["nesterov"] else memory, x))
 
