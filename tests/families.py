@@ -11,6 +11,7 @@ SIZE: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_si
 SIZE |= {"num_attention_heads": 4, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 GROUPED = {**SIZE, "num_key_value_heads": 2, "max_position_embeddings": 64}
 GPT2: dict[str, Any] = {"vocab_size": VOCAB, "n_embd": 16, "n_inner": 24, "n_layer": 3, "n_head": 4, "n_positions": 64}
+GPT2 |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", GROUPED),

@@ -34,8 +34,16 @@ if TYPE_CHECKING:
     from nestling.continual import Learner
     from nestling.levels import Level
     from nestling.memory import AssociativeMemory
-    from nestling.models import ConvertedConfig, ConvertedForCausalLM, ConvertedModel, convert
-    from nestling.models import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
+    from nestling.models import (
+        ConvertedConfig,
+        ConvertedForCausalLM,
+        ConvertedModel,
+        HopeCache,
+        HopeConfig,
+        HopeForCausalLM,
+        HopeModel,
+        convert,
+    )
 
 
 def __getattr__(name: str) -> Any:

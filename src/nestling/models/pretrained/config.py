@@ -28,7 +28,7 @@ class ConvertedConfig(PreTrainedConfig):
 
     model_type = "nestling_converted"
     keys_to_ignore_at_inference = ["past_key_values"]
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig}  # pyright: ignore[reportAssignmentType] - as transformers' own models have it
 
     text_config: dict | PreTrainedConfig | None = None
     architecture: str = ""

@@ -52,28 +52,28 @@ def convert(
         raise ValueError(
             f"{type(model).__name__} predicts no next token, which learning='context' learns from; use learning='parameter'"
         )
-    config = ConvertedConfig(
-        text_config=model.config,
-        attn_implementation=model.config._attn_implementation,  # else it would be taken from the original too
-        architecture=type(model).__name__,
-        levels=found,
-        assign=assign,
-        form=form,
-        learning=learning or ("context" if speaks else "parameter"),
-        window=_window(window, model, found[0].period) if speaks else None,
-    )
+    settings: dict[str, Any] = {
+        "text_config": model.config,
+        "attn_implementation": model.config._attn_implementation,  # left out, the original would lose its own
+        "architecture": type(model).__name__,
+        "levels": found,
+        "assign": assign,
+        "form": form,
+        "learning": learning or ("context" if speaks else "parameter"),
+        "window": _window(window, model, found[0].period) if speaks else None,
+    }
     kind = ConvertedForCausalLM if speaks else ConvertedModel
-    return kind(config, model).train(model.training)
+    return kind(ConvertedConfig(**settings), model).train(model.training)
 
 
 def _window(window: int | None, model: PreTrainedModel, period: int) -> int:
     """Whole periods, at most as many tokens as the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     most = (positions or 2**31) // period * period
-    window = most if window is None else window
-    if window < period or window % period or window > most:
+    found = most if window is None else window
+    if found < period or found % period or found > most:
         raise ValueError(
-            f"window={window} does not fit; it must be a multiple of the fastest level's period, {period}, "
+            f"window={found} does not fit; it must be a multiple of the fastest level's period, {period}, "
             f"and at most {most}, the model's positions"
         )
-    return window
+    return found

@@ -112,7 +112,7 @@ class ConvertedForCausalLM(Converted, LearningModel):
     def _run(
         self, weights: dict[str, Tensor], x: Tensor, mixers: tuple[Any, ...], lengths: Any, keep: Any = 0
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        if self.training and self.is_gradient_checkpointing:
+        if self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
             raise ValueError(
                 "gradient checkpointing would repeat a pass with other weights than it had; call eval() or "
                 "gradient_checkpointing_disable(), or use learning='parameter' without a cache"

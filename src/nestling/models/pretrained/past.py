@@ -97,13 +97,17 @@ def _aligned(layers: Layers, before: int, lengths: Tensor | None, after: Tensor)
     """Right-align rows after reading: row b's tokens end at column `before + lengths[b]`, and are `after[b]`."""
     width = int(after.max())
     if lengths is None:
-        return _last(layers, width)
-    columns = (before + lengths[:, None] - width + torch.arange(width)).clamp_min(0)
+        layers = _last(layers, width)
+    else:
+        columns = (before + lengths[:, None] - width + torch.arange(width)).clamp_min(0)
+        layers = _map(layers, lambda x: x.gather(2, _wide(columns, x).expand(-1, x.shape[1], -1, x.shape[3])))
+    other = torch.arange(width) < width - after[:, None]
+    return _map(layers, lambda x: x.masked_fill(_wide(other, x), 0.0)) if bool(other.any()) else layers
 
-    def gather(x: Tensor) -> Tensor:
-        return x.gather(2, columns.to(x.device)[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
-    return _map(layers, gather)
+def _wide(columns: Tensor, x: Tensor) -> Tensor:
+    """`[B, T] -> [B, 1, T, 1]`, beside `x [B, H, T, d]`."""
+    return columns.to(x.device)[:, None, :, None]
 
 
 def _last(layers: Layers, width: int) -> Layers:

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -55,8 +54,7 @@ def find_blocks(model: PreTrainedModel) -> list[Block]:
         raise ValueError(
             f"{type(model).__name__} is an encoder and a decoder; convert one of them: its encoder, or a decoder-only model"
         )
-    width = model.get_input_embeddings().weight.shape[1]
-    assert isinstance(width, int)
+    width = model.get_input_embeddings().get_parameter("weight").shape[1]
     for name, modules in _lists(model):
         blocks = [_block(f"{name}.{i}", module, width) for i, module in enumerate(modules)]
         found = [block for block in blocks if block is not None]
@@ -106,7 +104,7 @@ def _block(name: str, block: nn.Module, width: int) -> Block | None:
     several = hidden != width and sum(columns == hidden for columns in to_width.values()) > 1  # a mixture of experts
     if not up or several:
         return None
-    return Block(name, *(tuple(f"{name}.{n}" for n in names) for names in (linear, up)), f"{name}.{down}")
+    return Block(name, tuple(f"{name}.{n}" for n in linear), tuple(f"{name}.{n}" for n in up), f"{name}.{down}")
 
 
 def _asks_for_a_mask(module: nn.Module) -> bool:
