@@ -242,7 +242,7 @@ BAD = {
     "more levels than blocks": ({"levels": [Level(6)] * 4, "form": "dealt"}, "3 blocks.*4 levels"),
     "window of half a period": ({"window": 15}, "window=15.*fastest level's period, 6.*60"),
     "window beyond positions": ({"window": 600}, "window=600.*at most 60"),
-    "period beyond positions": ({"levels": [Level(100)]}, "window=0.*100"),
+    "period beyond positions": ({"levels": [Level(100)]}, "period, 100, is longer than the model's 64 positions"),
 }
 
 

@@ -70,6 +70,10 @@ def _window(window: int | None, model: PreTrainedModel, period: int) -> int:
     """Whole periods, at most as many tokens as the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     most = (positions or 2**31) // period * period
+    if most == 0:
+        raise ValueError(
+            f"the fastest level's period, {period}, is longer than the model's {positions} positions; shorten it"
+        )
     found = most if window is None else window
     if found < period or found % period or found > most:
         raise ValueError(
