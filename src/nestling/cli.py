@@ -151,7 +151,7 @@ def merge(model: str, out: str, memory: str | None = None) -> None:
     """
     quiet()
     from nestling.continual import Learner
-    from nestling.models.pretrained import Converted
+    from nestling.models.pretrained import Converted, ConvertedForCausalLM
 
     _empty(out)
     network, tokenizer = _load(model)
@@ -159,12 +159,14 @@ def merge(model: str, out: str, memory: str | None = None) -> None:
         raise UserError(
             f"{model} is no converted model, so there is nothing to fold into; `nestling convert` makes one"
         )
-    if memory:
+    if memory is None:
+        plain = network.merge()
+    elif isinstance(network, ConvertedForCausalLM):
         learner = Learner(network, tokenizer)
         learner.load(memory)
         plain = learner.merge()
     else:
-        plain = network.merge()
+        raise UserError(f"{model} predicts no next token and keeps no memory; leave --memory out")
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
     print(f"a plain {type(plain).__name__}; saved in {out}")
@@ -213,7 +215,8 @@ def generate(
             f"{model} holds a {type(network).__name__}, which predicts no next token; give a language model"
         )
     ids = encode(tokenizer, prompt)[None]
-    out = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, **sampling)
+    speaking: Any = network  # whether it generates was asked above
+    out = speaking.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, **sampling)
     print(prompt + tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
