@@ -74,7 +74,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("make", list(REFUSED), ids=str)
+@pytest.mark.parametrize("make", list(REFUSED), ids=["mamba", "experts", "t5", "int8", "qint8"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_model_that_cannot_be_converted_raises(make):
     """One sentence says what was looked for and what there is; the model is as it was."""
