@@ -300,7 +300,9 @@ def _load(folder: str) -> tuple[PreTrainedModel, Any]:
         )
     try:
         config = AutoConfig.from_pretrained(folder)
-        kind = AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModel
+        speaking = AutoModelForCausalLM._model_mapping.get(type(config), None)  # BERT can, but was seldom saved so
+        saved = config.architectures or []
+        kind = AutoModelForCausalLM if getattr(speaking, "__name__", None) in saved else AutoModel
         return kind.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     except (OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded: {_sentence(error)}") from None
