@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.initialization import no_init_weights
 
 from nestling.levels import FastWeights, LevelOptimizer, effective
-from nestling.memory import RetainSeen
+from nestling.memory import GradientDescent
 from nestling.models.cache import HopeCache, Session
 from nestling.models.learning import LearningModel, Rows
 from nestling.models.pretrained import past as attention
@@ -54,16 +54,13 @@ class Converted(PreTrainedModel):
 
     def level_optimizer(self) -> LevelOptimizer:
         """The optimiser of the parameter regime, over the original's own weights."""
-        retain = [
-            names for level, names in zip(self.levels, self.moves, strict=True) if isinstance(level.rule, RetainSeen)
-        ]
-        if turned := [
-            n for names in retain for n in names if self.maps[n].get_parameter("weight") is not matrix(self.maps[n])
-        ]:
-            raise ValueError(
-                f"{turned[0]} is stored as [in, out], and an optimiser's RetainSeen takes [out, in] only; "
-                "use GradientDescent(), or learning='context'"
-            )
+        for level, names in zip(self.levels, self.moves, strict=True):
+            turned = [n for n in names if self.maps[n].get_parameter("weight") is not matrix(self.maps[n])]
+            if turned and not isinstance(level.rule, GradientDescent):
+                raise ValueError(
+                    f"{turned[0]} is stored as [in, out], and rule={level.rule!r} takes [out, in] here; use "
+                    "GradientDescent(), or learning='context'"
+                )
         return LevelOptimizer(self.inner, self.levels, self.moves)
 
     def merge(self, memory: FastWeights | None = None) -> PreTrainedModel:
