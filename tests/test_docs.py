@@ -5,14 +5,27 @@ from pathlib import Path
 
 import pytest
 
+from nestling.train import byte_tokenizer
+from tests.families import decoder
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [pytest.param("README.md", marks=pytest.mark.slow), "docs/optimisers.md"]
+PAGES = [pytest.param("README.md", marks=pytest.mark.slow), "docs/convert.md", "docs/optimisers.md"]
 
 
+@pytest.fixture
+def readers_folder(tmp_path, monkeypatch):
+    """What a reader has: a transformers model with its tokenizer, and a text; what the examples save goes there too."""
+    size = {"vocab_size": 384, "max_position_embeddings": 512, "eos_token_id": None}
+    decoder("llama", **size).save_pretrained(tmp_path / "llama")
+    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    (tmp_path / "notes.txt").write_text("All that is gold does not glitter. " * 30)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("readers_folder")
 @pytest.mark.parametrize("page", PAGES)
-def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
+def test_the_examples_of_a_page_run(page):
     """From top to bottom, as one program, with the assertions that the reader sees."""
-    monkeypatch.chdir(tmp_path)  # where what they save goes
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     names: dict = {}

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nestling.levels import Level, StepOf
 from nestling.memory import RetainSeen
-from nestling.models import HopeCache, HopeConfig, HopeForCausalLM
+from nestling.models import ConvertedForCausalLM, HopeCache, HopeConfig, HopeForCausalLM, LearningModel, convert
+from tests.families import decoder
 
 VOCAB, PERIOD = 24, 6
 FAST, SLOW = Level(PERIOD, lr=0.3), Level(2 * PERIOD, lr=0.5, rule=RetainSeen(damping=0.1))
@@ -46,6 +47,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "transformer++": {"mixer": "attention", "levels": []},
 }
 LEARNING = [name for name in SETTINGS if name != "transformer++"]
+CONVERTED: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gpt2": {"assign": "all"},
+    "mistral": {"assign": "last_quarter", "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW]},
+    "gpt-neox": {"form": "chain"},
+    "phi": {"form": "dealt"},
+}
+READERS, LEARNERS = [*SETTINGS, *CONVERTED], [*LEARNING, *CONVERTED]  # what is tested as a stream, by name
 
 
 def config(name: str, **changes: Any) -> HopeConfig:
@@ -54,11 +63,23 @@ def config(name: str, **changes: Any) -> HopeConfig:
     return HopeConfig(**{**size, "initializer_range": 0.25, "eos_token_id": None, **SETTINGS[name], **changes})
 
 
-def model(name: str, seed: int = 0, **changes: Any) -> HopeForCausalLM:
-    """The same weights for the same seed, whatever was drawn before."""
+def model(name: str, seed: int = 0, **changes: Any) -> Any:
+    """The same weights for the same seed, whatever was drawn before. A name of `CONVERTED` is that family, converted."""
+    if name in CONVERTED:
+        return converted(name, seed, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return HopeForCausalLM(config(name, **changes)).double().eval()
+
+
+def converted(name: str, seed: int = 0, **changes: Any) -> ConvertedForCausalLM:
+    """A tiny model of a family, converted, in float64; `changes` are of its levels or of the original's configuration."""
+    choices = {"levels": [FAST, SLOW], "window": 2 * PERIOD, **CONVERTED[name]}
+    choices |= {key: changes.pop(key) for key in ("levels", "assign", "form", "learning", "window") if key in changes}
+    original = decoder(name, seed, **{"vocab_size": VOCAB, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return convert(original, **choices).double().eval()
 
 
 def text(rows: int, length: int, seed: int = 0) -> Tensor:
@@ -66,9 +87,7 @@ def text(rows: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(2, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def read(
-    model: HopeForCausalLM, ids: Tensor, cache: HopeCache | None = None, **options: Any
-) -> tuple[Tensor, HopeCache]:
+def read(model: LearningModel, ids: Tensor, cache: HopeCache | None = None, **options: Any) -> tuple[Tensor, HopeCache]:
     """Logits and the cache after reading `ids`, without a graph."""
     cache = cache or model.new_cache()
     with torch.no_grad():

@@ -13,15 +13,20 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AssociativeMemory": "memory",
+    "ConvertedConfig": "models",
+    "ConvertedForCausalLM": "models",
+    "ConvertedModel": "models",
     "HopeCache": "models",
     "HopeConfig": "models",
     "HopeForCausalLM": "models",
     "HopeModel": "models",
     "Learner": "continual",
     "Level": "levels",
+    "convert": "models",
 }
 
 __all__ = ["AssociativeMemory", "HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel", "Learner", "Level"]
+__all__ += ["ConvertedConfig", "ConvertedForCausalLM", "ConvertedModel", "convert"]
 __all__ += ["continual", "evals", "layers", "levels", "memory", "models", "ops", "optim", "report", "train"]
 
 if TYPE_CHECKING:
@@ -29,7 +34,16 @@ if TYPE_CHECKING:
     from nestling.continual import Learner
     from nestling.levels import Level
     from nestling.memory import AssociativeMemory
-    from nestling.models import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
+    from nestling.models import (
+        ConvertedConfig,
+        ConvertedForCausalLM,
+        ConvertedModel,
+        HopeCache,
+        HopeConfig,
+        HopeForCausalLM,
+        HopeModel,
+        convert,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -12,11 +12,20 @@ from jsonargparse import ArgumentParser
 
 from nestling.errors import UserError
 from nestling.quiet import quiet
-from nestling.settings import ModelSettings, TrainConfig
+from nestling.settings import LevelSettings, ModelSettings, TrainConfig, two_levels
 
 if TYPE_CHECKING:
-    from nestling.models import HopeForCausalLM
+    from transformers import PreTrainedModel
 
+    from nestling.models import LearningModel
+
+EXAMPLES = {
+    "learn": "nestling learn --model model --text '[\"notes.txt\"]' --memory me.safetensors",
+    "generate": "nestling generate --model model --memory me.safetensors --prompt 'In short, '",
+    "convert": "nestling convert --model llama --out model --assign blocks "
+    '--levels \'[{"period": 256, "lr": 0.1, "reset": "context", "clip": 0.5}]\'',
+    "merge": "nestling merge --model model --memory me.safetensors --out plain",
+}
 FLAGS = {
     "quick": "much smaller: a minute or a few",
     "full": "much larger; it can be interrupted and goes on",
@@ -79,7 +88,7 @@ def learn(model: str, text: list[str], memory: str, calibrate: str | None = None
     from nestling.train import encode, read_text
 
     texts = [read_text(path) for path in text]
-    network, tokenizer = _load(model)
+    network, tokenizer = _load_learning(model)
     learner = Learner(network, tokenizer)
     if Path(memory).exists():
         learner.load(memory)
@@ -98,6 +107,69 @@ def learn(model: str, text: list[str], memory: str, calibrate: str | None = None
         learner.end_context()
     learner.save(memory)
     print(f"read {seen:,} tokens at {total / max(seen, 1):.3f} nats each; memory saved in {memory}")
+
+
+def convert(
+    model: str,
+    out: str,
+    levels: list[LevelSettings] | None = None,
+    assign: str | list[int] | list[str] = "mlp",
+    form: str = "superposed",
+    window: int | None = None,
+) -> None:
+    """Make a pretrained transformers model one that keeps learning, and save it.
+
+    Args:
+        model: folder of a model of transformers, with its tokenizer.
+        out: folder for the converted model; it must not exist yet, or be empty.
+        levels: from fast to slow; none is a fast level that resets over a slow one that protects what was seen.
+        assign: what learns: mlp, last_quarter, blocks, all, a list of block numbers, or of names of linear maps.
+        form: superposed, chain or dealt; see nestling.convert.
+        window: tokens after which attention begins anew; none is all positions that the model has.
+    """
+    quiet()
+    from nestling import models
+
+    _empty(out)
+    network, tokenizer = _load(model)
+    given = [level.to_dict() for level in (two_levels() if levels is None else levels)]
+    converted = models.convert(network, given, assign, form, window=window)
+    converted.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    moved = sum(weight.numel() for weight in converted.learnable_weights().values())
+    share = moved / sum(weight.numel() for weight in converted.parameters())
+    print(f"{len(given)} levels over {moved:,} weights, {share:.0%} of {type(network).__name__}; saved in {out}")
+
+
+def merge(model: str, out: str, memory: str | None = None) -> None:
+    """Fold what a memory holds into a converted model, and save it as a plain model that runs without nestling.
+
+    Args:
+        model: folder of a converted model.
+        out: folder for the plain model; it must not exist yet, or be empty.
+        memory: a memory file; without one the original model comes back.
+    """
+    quiet()
+    from nestling.continual import Learner
+    from nestling.models.pretrained import Converted, ConvertedForCausalLM
+
+    _empty(out)
+    network, tokenizer = _load(model)
+    if not isinstance(network, Converted):
+        raise UserError(
+            f"{model} is no converted model, so there is nothing to fold into; `nestling convert` makes one"
+        )
+    if memory is None:
+        plain = network.merge()
+    elif isinstance(network, ConvertedForCausalLM):
+        learner = Learner(network, tokenizer)
+        learner.load(memory)
+        plain = learner.merge()
+    else:
+        raise UserError(f"{model} predicts no next token and keeps no memory; leave --memory out")
+    plain.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    print(f"a plain {type(plain).__name__}; saved in {out}")
 
 
 def generate(
@@ -122,6 +194,7 @@ def generate(
     import torch
 
     from nestling.continual import Learner
+    from nestling.models import LearningModel
     from nestling.train import encode
 
     network, tokenizer = _load(model)
@@ -129,7 +202,7 @@ def generate(
         {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     )
     torch.manual_seed(seed)
-    if network.levels:
+    if isinstance(network, LearningModel) and network.levels:
         learner = Learner(network, tokenizer)
         if memory:
             learner.load(memory)
@@ -137,8 +210,13 @@ def generate(
         return
     if memory:
         raise UserError(f"{model} has no levels and keeps no memory; leave --memory out")
+    if not network.can_generate():
+        raise UserError(
+            f"{model} holds a {type(network).__name__}, which predicts no next token; give a language model"
+        )
     ids = encode(tokenizer, prompt)[None]
-    out = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, **sampling)
+    speaking: Any = network  # whether it generates was asked above
+    out = speaking.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, **sampling)
     print(prompt + tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
@@ -157,7 +235,7 @@ def demo(
         full: more text, three seeds: up to an hour. It can be interrupted and goes on.
         text: your own text as the new domain, instead of Python source.
         out: folder for models and results; none is runs/demo, by size.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -190,7 +268,7 @@ def eval_optimizers(
         optimizers: some of the optimisers by name; none is all of them.
         quick: two small problems: a few minutes.
         out: folder of the runs; a command that was interrupted goes on from there.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -201,7 +279,8 @@ def eval_optimizers(
 
     console = Console()
     results = run(problems, optimizers, quick, out, jobs, lambda line: console.print(line, highlight=False))
-    _show(results, pages, report, console)
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    _show(page, report, pages.tables(results), console)
 
 
 def eval_formal_languages(
@@ -230,7 +309,7 @@ def eval_formal_languages(
 
     console = Console()
     results = formal_languages(languages, models, quick, out, jobs, lambda line: console.print(line, highlight=False))
-    _show(results, pages, report, console)
+    _show(pages.html(results), report, pages.tables(results), console)
 
 
 def eval_ablation(
@@ -262,28 +341,57 @@ def eval_ablation(
     console = Console()
     size = "quick" if quick else "full" if full else "default"
     results = ablation(rows, size, out, jobs, lambda line: console.print(line, highlight=False))
-    _show(results, pages, report, console)
+    _show(pages.html(results), report, pages.tables(results), console)
 
 
-def _show(results: dict[str, Any], pages: Any, report: str, console: Any) -> None:
-    """The page and the tables of an evaluation."""
-    Path(report).write_text(pages.html(results), encoding="utf-8")
-    console.print(pages.tables(results))
+def _show(page: str, report: str, tables: Any, console: Any) -> None:
+    """The page in its file, the tables on the terminal."""
+    Path(report).write_text(page, encoding="utf-8")
+    console.print(tables)
     print(f"the report is {report}")
 
 
-def _load(folder: str) -> tuple[HopeForCausalLM, Any]:
-    """A saved model and its tokenizer; a UserError says what is wrong with the folder."""
-    from transformers import AutoTokenizer
+def _load(folder: str) -> tuple[PreTrainedModel, Any]:
+    """A saved model, Hope or converted or another, and its tokenizer; a UserError says what is wrong with the folder."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    from nestling.models import HopeForCausalLM
+    import nestling.models  # noqa: F401 - registers its models
 
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder} holds no model (no config.json); give a folder that `nestling train` wrote")
+        raise UserError(f"{folder} holds no model (no config.json); give a folder that a model was saved in")
+    if not any((Path(folder) / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
+        raise UserError(
+            f"{folder} holds no tokenizer; save the model's tokenizer there: tokenizer.save_pretrained({folder!r})"
+        )
     try:
-        return HopeForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    except (OSError, KeyError, RuntimeError) as error:
+        config = AutoConfig.from_pretrained(folder)
+        speaking = AutoModelForCausalLM._model_mapping.get(type(config), None)  # BERT can, but was seldom saved so
+        saved = config.architectures or []
+        kind = AutoModelForCausalLM if getattr(speaking, "__name__", None) in saved else AutoModel
+        return kind.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    except (OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded: {_sentence(error)}") from None
+
+
+def _load_learning(folder: str) -> tuple[LearningModel, Any]:
+    """A saved model with levels."""
+    from nestling.models import LearningModel
+
+    network, tokenizer = _load(folder)
+    if not isinstance(network, LearningModel):
+        raise UserError(
+            f"{folder} holds a {type(network).__name__}, which has no levels; `nestling convert` gives it some"
+        )
+    return network, tokenizer
+
+
+def _empty(folder: str) -> None:
+    """Raise where something would be overwritten."""
+    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
+        return
+    if Path(folder).exists():
+        raise UserError(f"{folder} exists already; give a folder that is new or empty")
 
 
 class _progress:
@@ -316,7 +424,7 @@ def _parser() -> ArgumentParser:
     """One subcommand a function; its booleans are flags."""
     parser = ArgumentParser(prog="nestling", description="Language models that keep learning.", parser_mode="toml")
     commands = parser.add_subcommands(dest="command")
-    for function in (demo, train, learn, generate):
+    for function in (demo, train, learn, generate, convert, merge):
         commands.add_subcommand(function.__name__, _arguments(function), help=_summary(function))
     evaluation = ArgumentParser(parser_mode="toml")
     commands.add_subcommand("eval", evaluation, help="Run a benchmark.")
@@ -328,7 +436,8 @@ def _parser() -> ArgumentParser:
 
 def _arguments(function: Callable[..., None]) -> ArgumentParser:
     """A function's arguments as options, its booleans as flags."""
-    parser = ArgumentParser(parser_mode="toml")
+    example = EXAMPLES.get(function.__name__)
+    parser = ArgumentParser(parser_mode="toml", epilog=example and f"example: {example}")
     parser.add_argument("--config", action="config", help="a TOML file with any of these settings")
     flags = [name for name, hint in function.__annotations__.items() if hint == "bool"]
     parser.add_function_arguments(function, skip=set(flags))

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from nestling.models import HopeCache
 from tests.helpers import close, cuts, differ, gradients, named, relative, row, same
-from tests.tiny import LEARNING, PERIOD, SETTINGS, knowledge, model, read, text
+from tests.tiny import LEARNERS, PERIOD, READERS, knowledge, model, read, text
 
 L = 27
-every_model = pytest.mark.parametrize("name", SETTINGS)
-models_that_learn = pytest.mark.parametrize("name", LEARNING)
+every_model = pytest.mark.parametrize("name", READERS)
+models_that_learn = pytest.mark.parametrize("name", LEARNERS)
 
 
 def stream(net, ids, sizes, cache=None):
@@ -152,7 +152,7 @@ def test_an_inference_mode_leaves_nothing_behind(name):
         cache = net(ids[:, :16], use_cache=True).past_key_values
     out = net(ids[:, 16:], past_key_values=cache)
     close(out.logits.detach(), read(net, ids)[0][:, 16:])
-    assert gradients(out.logits, [net.lm_head.weight])[0].any()
+    assert gradients(out.logits, [net.get_output_embeddings().weight])[0].any()
 
 
 @every_model
@@ -163,7 +163,7 @@ def test_low_precision_is_near(name):
     single = model(name, initializer_range=0.1).float()
     logits, found = read(single, ids)
     assert logits.dtype == torch.float32 and relative(logits, expected) < 1e-4
-    if name in LEARNING:
+    if name in LEARNERS:
         pairs = zip(named(found.memory).items(), named(cache.memory).values(), strict=True)
         assert max(relative(mine, theirs) for (n, mine), theirs in pairs if n.endswith("value")) < 1e-3
 

@@ -77,3 +77,4 @@ def test_a_study_is_kept_and_drawn(tmp_path, monkeypatch):
     assert first["earlier"] == first["later"] == 0 and second["earlier"] == 1
     page = pages.html(results)
     assert "<svg" in page and "delta momentum" in page and "figure 4" not in page
+    assert "| delta momentum | " in pages.markdown(results)

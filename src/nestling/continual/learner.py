@@ -14,14 +14,16 @@ from torch.nn import functional as F
 from nestling.continual import store
 from nestling.errors import UserError
 from nestling.levels import FastWeights, end_context, initial
-from nestling.models import HopeCache, HopeForCausalLM
+from nestling.models import HopeCache
 from nestling.models.cache import Session
+from nestling.models.learning import LearningModel
+from nestling.models.pretrained import Converted
 from nestling.models.reading import calibrate, flush, start_session
 from nestling.ops.state import named_tensors, with_tensors
 from nestling.train.data import encode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Learner:
         ValueError: the model cannot learn while reading; the message says which setting to change.
     """
 
-    def __init__(self, model: HopeForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: LearningModel, tokenizer: PreTrainedTokenizerBase) -> None:
         if not model.levels or model.config.learning != "context":
             given = f"levels={len(model.levels)}, learning={model.config.learning!r}"
             raise ValueError(f"the model has {given}; a learner needs a HopeConfig with levels and learning='context'")
@@ -95,13 +97,7 @@ class Learner:
         state = self._user(user)
         out = self.model(ids, past_key_values=state.cache, use_cache=True)
         losses, state.logits = _losses(out.logits, ids, state.logits)
-        levels: FastWeights = state.cache.memory or ()
-        return Observation(
-            losses,
-            surprise=[level.norm[0].item() for level in levels],
-            updates=[int(level.updates[0]) for level in levels],
-            refused=sum(int(level.refused[0]) for level in levels),
-        )
+        return _observed(losses, state.cache.memory or self._at_rest())
 
     @torch.no_grad()
     def evaluate(self, text: str | Tensor, user: str = "default", piece: int = 1024) -> Tensor:
@@ -142,6 +138,16 @@ class Learner:
         """Drop everything that was learnt for this user."""
         self._users.pop(user, None)
 
+    def merge(self, user: str = "default") -> PreTrainedModel:
+        """A plain model of the original's class with what this user's levels hold folded in: `ConvertedForCausalLM.merge`.
+
+        Raises:
+            ValueError: the model was not converted from another, or a chain has learnt.
+        """
+        if not isinstance(self.model, Converted):
+            raise ValueError(f"{type(self.model).__name__} is no converted model; there is no original to fold into")
+        return self.model.merge(self._memory(user))
+
     def users(self) -> list[str]:
         """Who has a memory here."""
         return sorted(self._users)
@@ -159,13 +165,12 @@ class Learner:
         tensors, metadata = store.read(path, store.fingerprint(self.model))
         template = _User(self.model.new_cache())
         heads = {name.split("/")[0] for name in tensors}
-        batch = 1
         if "memory" in heads:
-            template.cache.memory = initial(self.model.levels, self.model.moves, self.model.learnable_weights(), batch)
+            template.cache.memory = self._at_rest()
         if "session" in heads:
-            template.cache.session = start_session(self.model, batch)
+            template.cache.session = start_session(self.model, batch=1)
         if "logits" in heads:
-            template.logits = torch.zeros(1, 1, self.model.config.vocab_size)
+            template.logits = torch.zeros(1, 1, self.model.config.get_text_config().vocab_size)
         try:
             tree = with_tensors(self._tree(template), tensors)
         except KeyError as error:
@@ -175,6 +180,10 @@ class Learner:
         template.cache.session, template.cache.memory, template.logits = session, memory, tree["logits"]
         template.cache.advance(int(metadata.get("columns", 0)))
         self._users[user] = template
+
+    def _at_rest(self) -> FastWeights:
+        """Every level at zero difference."""
+        return initial(self.model.levels, self.model.moves, self.model.learnable_weights(), batch=1)
 
     @staticmethod
     def _tree(state: _User) -> dict[str, Any]:
@@ -196,6 +205,15 @@ class Learner:
         if user not in self._users:
             self._users[user] = _User(self.model.new_cache(self._start))
         return self._users[user]
+
+
+def _observed(losses: Tensor, levels: FastWeights) -> Observation:
+    return Observation(
+        losses,
+        surprise=[level.norm[0].item() for level in levels],
+        updates=[int(level.updates[0]) for level in levels],
+        refused=sum(int(level.refused[0]) for level in levels),
+    )
 
 
 def _losses(logits: Tensor, ids: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:

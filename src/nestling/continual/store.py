@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,18 +20,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMAT = "nestling-memory-1"
+UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures"}
 
 
 def fingerprint(model: PreTrainedModel) -> str:
     """SHA-256 of a model's weights and of the settings that a memory depends on: what a memory belongs to."""
     digest = hashlib.sha256()
-    ignored = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures"}
-    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
+    config = _settings(model.config.to_dict())
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, and those inside of it, without what says only where and by what they were written."""
+    kept = {key: value for key, value in config.items() if key not in UNRELATED}
+    return {key: _settings(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -3,5 +3,8 @@
 from nestling.models.cache import HopeCache
 from nestling.models.config import HopeConfig
 from nestling.models.hope import HopeForCausalLM, HopeModel
+from nestling.models.learning import LearningModel
+from nestling.models.pretrained import ConvertedConfig, ConvertedForCausalLM, ConvertedModel, convert
 
-__all__ = ["HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel"]
+__all__ = ["HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel", "LearningModel"]
+__all__ += ["ConvertedConfig", "ConvertedForCausalLM", "ConvertedModel", "convert"]

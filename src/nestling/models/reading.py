@@ -23,10 +23,10 @@ from nestling.ops.ragged import Piece, join, pieces
 from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
-    from nestling.models.hope import HopeForCausalLM
+    from nestling.models.learning import LearningModel
 
 
-def read(model: HopeForCausalLM, ids: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0) -> Tensor:
+def read(model: LearningModel, ids: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0) -> Tensor:
     """Logits `[B, L, V]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
 
     lengths: `[B]` int64 on the CPU, the real tokens of each row, None for all.
@@ -67,9 +67,9 @@ def _for_rows(memory: FastWeights, batch: int) -> FastWeights:
     return tuple(level.select(torch.zeros(batch, dtype=torch.int64)) for level in memory)
 
 
-def start_session(model: HopeForCausalLM, batch: int) -> Session:
+def start_session(model: LearningModel, batch: int) -> Session:
     """Nothing read yet."""
-    mixers = model.model.stack.init_state(batch)
+    mixers = model.begin(batch)
     period = model.levels[0].period
     tokens = torch.zeros(batch, period, dtype=torch.int64, device=model.device)
     return Session(mixers, Segment(tokens, torch.zeros(batch, dtype=torch.int64), mixers))
@@ -79,7 +79,7 @@ def _empty_segment(segment: Segment, mixers: tuple[Any, ...]) -> Segment:
     return Segment(segment.tokens, torch.zeros_like(segment.count), mixers)
 
 
-def flush(model: HopeForCausalLM, cache: HopeCache) -> None:
+def flush(model: LearningModel, cache: HopeCache) -> None:
     """Learn from the unfinished segment, whose last token has no label: a context ends and nothing read is lost."""
     if cache.session is None or cache.session.segment is None:
         return
@@ -90,7 +90,7 @@ def flush(model: HopeForCausalLM, cache: HopeCache) -> None:
 
 
 def _read_on(
-    model: HopeForCausalLM, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache
+    model: LearningModel, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache
 ) -> tuple[Tensor, Session]:
     """Read a stretch inside a segment and remember its tokens."""
     assert session.segment is not None and cache.memory is not None
@@ -107,7 +107,7 @@ def _read_on(
 
 
 def _read_and_learn(
-    model: HopeForCausalLM, tokens: Tensor, labels: Tensor, session: Session, cache: HopeCache
+    model: LearningModel, tokens: Tensor, labels: Tensor, session: Session, cache: HopeCache
 ) -> tuple[Tensor, Session]:
     """Read a whole segment, all of whose labels are here, and move the levels: one pass forward, one back."""
     assert session.segment is not None and cache.memory is not None
@@ -116,7 +116,7 @@ def _read_and_learn(
     return logits, Session(mixers, _empty_segment(session.segment, mixers))
 
 
-def _learn_full(model: HopeForCausalLM, session: Session, cache: HopeCache, label: Tensor, coming: Tensor) -> Session:
+def _learn_full(model: LearningModel, session: Session, cache: HopeCache, label: Tensor, coming: Tensor) -> Session:
     """In rows whose segment is full and whose next token is here: learn the segment, and begin a new one."""
     segment = session.segment
     assert segment is not None
@@ -131,7 +131,7 @@ def _learn_full(model: HopeForCausalLM, session: Session, cache: HopeCache, labe
 
 
 def _learn(
-    model: HopeForCausalLM, segment: Segment, label: Tensor | None, rows: Tensor, memory: FastWeights | None
+    model: LearningModel, segment: Segment, label: Tensor | None, rows: Tensor, memory: FastWeights | None
 ) -> FastWeights | None:
     """Read a remembered segment again, from where it started, for its gradient. Only `rows [B]` learn."""
     if memory is None or not bool(rows.any()):
@@ -149,7 +149,7 @@ def _learn(
 
 
 def _pass(
-    model: HopeForCausalLM,
+    model: LearningModel,
     tokens: Tensor,
     labels: Tensor,
     count: Tensor | None,
@@ -182,10 +182,10 @@ def _pass(
 
 
 @torch.no_grad()
-def calibrate(model: HopeForCausalLM, ids: Tensor, memory: FastWeights | None) -> FastWeights:
+def calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> FastWeights:
     """Enter the inputs that reading `ids [B, L]` gives every moved weight as seen. No weight moves."""
     memory = memory or initial(model.levels, model.moves, model.learnable_weights(), ids.shape[0])
-    mixers = model.model.stack.init_state(ids.shape[0])
+    mixers = model.begin(ids.shape[0])
     weights = effective(memory, model.learnable_weights())
     for tokens in ids.split(model.levels[0].period, dim=1):
         with second_moments(model.watched_modules(), None) as seen:

@@ -17,6 +17,8 @@ from nestling.report.values import size, summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Part = tuple[str, str, Sequence[str], list[list[str]]]
+
 HEADINGS = ("optimiser", "score", "ms a step", "state", "learning rate", "other setting")
 NOTE = (
     "Each optimiser was tuned with {trials} trials (the rate first, then its other setting) on a seed and data of their own, "
@@ -49,20 +51,33 @@ def note(problem: dict[str, Any]) -> str:
     return NOTE.format(trials=len(some["trials"]), seeds=len(some["scores"]))
 
 
+def parts(results: dict[str, Any]) -> list[Part]:
+    """Title, note, headings and rows of each table: one a problem, and one a study."""
+    out: list[Part] = [
+        (f"{name}: {p['measure']}", note(p), HEADINGS, rows(p)) for name, p in results["problems"].items()
+    ]
+    return out + [(study.title, study.note, study.headings, study.rows) for study in studies(results)]
+
+
 def tables(results: dict[str, Any]) -> Group:
-    """One table a problem, and one a study."""
-    compared = [(f"{name}: {met['measure']}", HEADINGS, rows(met)) for name, met in results["problems"].items()]
-    studied = [(study.title, study.headings, study.rows) for study in studies(results)]
-    return Group(*(table(*parts) for parts in compared + studied))
+    """For the terminal."""
+    return Group(*(table(title, headings, lines) for title, _, headings, lines in parts(results)))
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All tables as one Markdown page."""
+    out = [f"# {results['title']}", results["about"]]
+    for title, said, headings, lines in parts(results):
+        drawn = [headings, ["---"] * len(headings), *lines]
+        out += [f"## {title}", said, "\n".join(f"| {' | '.join(line)} |" for line in drawn)]
+    return "\n\n".join(out).replace("*", "\\*") + "\n"
 
 
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
-    sections = [
-        section(f"{name}: {met['measure']}", note(met), HEADINGS, rows(met), _curves(name, met))
-        for name, met in results["problems"].items()
-    ]
-    sections += [section(s.title, s.note, s.headings, s.rows, s.figure and s.figure()) for s in studies(results)]
+    drawings = [_curves(name, met) for name, met in results["problems"].items()]
+    drawings += [study.figure and study.figure() for study in studies(results)]
+    sections = [section(*part, drawing) for part, drawing in zip(parts(results), drawings, strict=True)]
     return page(results["title"], results["about"], sections)
 
 

@@ -17,7 +17,7 @@ from nestling.settings import TrainConfig
 from nestling.train.data import batches
 
 if TYPE_CHECKING:
-    from nestling.models import HopeForCausalLM
+    from nestling.models.learning import LearningModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Progress:
 
 
 def train(
-    model: HopeForCausalLM,
+    model: LearningModel,
     ids: Tensor,
     config: TrainConfig,
     report: Callable[[Progress], None] | None = None,
@@ -48,7 +48,7 @@ def train(
     Raises:
         UserError: the loss is not finite (the message says at which step), or the text is too short.
     """
-    levels = LevelOptimizer(model.model.stack, model.levels, model.moves) if _by_levels(model) else None
+    levels = model.level_optimizer() if _by_levels(model) else None
     groups = _groups(model, levels, config.weight_decay)
     optimizer = (make_optimizer or (lambda g: torch.optim.AdamW(g, lr=config.lr, betas=config.betas)))(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
@@ -75,7 +75,7 @@ def train(
     return history
 
 
-def _by_levels(model: HopeForCausalLM) -> bool:
+def _by_levels(model: LearningModel) -> bool:
     return bool(model.levels) and model.config.learning == "parameter"
 
 
@@ -88,7 +88,7 @@ def _rate(step: int, config: TrainConfig) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _groups(model: HopeForCausalLM, levels: LevelOptimizer | None, decay: float) -> list[dict[str, Any]]:
+def _groups(model: LearningModel, levels: LevelOptimizer | None, decay: float) -> list[dict[str, Any]]:
     """Parameters with weight decay (the matrices of linear maps) and without (everything else)."""
     left = {id(levels.weights[name]) for name in levels.moved} if levels else set()
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}

@@ -27,6 +27,7 @@ class Language:
 
     model: str = "transformer"
     tokens: int = 120_000
+    batch: int = 4
     width: int = 160
     layers: int = 3
     measure: str = "bits a byte"
@@ -48,7 +49,7 @@ class Language:
             "levels": [],
         }
         model = HopeForCausalLM(HopeConfig(**size, **MODELS[self.model]))
-        settings = TrainConfig(tokens=self.tokens, batch_size=4, length=128, seed=seed)
+        settings = TrainConfig(tokens=self.tokens, batch_size=self.batch, length=128, seed=seed)
         record, optimizer = Recorder(settings.steps), make(model)
 
         def report(progress: Progress) -> None:

@@ -30,7 +30,7 @@ PROBLEMS: list[Problem] = [
     Digits(),
     Mnist(),
     Language("transformer"),
-    Language("hope", tokens=40_000),
+    Language("hope", tokens=24_000, batch=2),
 ]
 QUICK: list[Problem] = [RotatingQuadratic(steps=200), Digits(epochs=3)]
 

@@ -1,0 +1,187 @@
+"""What every language model that learns while it reads has in common, whatever its blocks are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from nestling.levels import Level, LevelOptimizer
+from nestling.memory import RetainSeen
+from nestling.models import reading
+from nestling.models.cache import HopeCache
+
+
+class LearningModel(PreTrainedModel, GenerationMixin):
+    """A causal language model whose levels move while it reads; its cache is a `HopeCache`.
+
+    A subclass has `levels` and `moves` (for each level the names of the weights it moves), and says how to read: `begin`,
+    `run` and `recite`. It gets `forward` and `generate`.
+    """
+
+    generate: Callable[..., Any]  # as inherited, whose type asks for attributes that a model need not have
+    levels: list[Level]
+    moves: list[list[str]]
+
+    def learnable_weights(self) -> dict[str, Tensor]:
+        """The weights that levels may move, `[out, in]` by name. Levels start from them."""
+        raise NotImplementedError
+
+    def watched_modules(self) -> dict[str, nn.Module]:
+        """By a weight's name the module that uses it, for the levels that retain what was seen."""
+        raise NotImplementedError
+
+    def watched_weights(self) -> list[str]:
+        """Names of the weights whose inputs some level asks to see."""
+        asking = zip(self.levels, self.moves, strict=True)
+        return sorted({name for level, names in asking if isinstance(level.rule, RetainSeen) for name in names})
+
+    def begin(self, batch: int) -> tuple[Any, ...]:
+        """The states of what mixes over time, before the first token."""
+        raise NotImplementedError
+
+    def run(
+        self, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """Logits of left-aligned tokens `[B, L]`, and the mixers' states after them, with `weights` for the model's own."""
+        raise NotImplementedError
+
+    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> Tensor:
+        """Logits `[B, keep, V]` of ids or embeddings, with what the cache's memory holds; nothing is learnt."""
+        raise NotImplementedError
+
+    def level_optimizer(self) -> LevelOptimizer:
+        """The optimiser of the parameter regime, over this model's own weights."""
+        raise NotImplementedError
+
+    def new_cache(self, memory: Any = None) -> HopeCache:
+        """A cache that has read nothing; it learns exactly when the model's configuration says "context"."""
+        return HopeCache("context" if self.levels and self.config.learning == "context" else "off", memory)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: HopeCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and with `labels` (-100 is ignored) the mean next-token loss.
+
+        input_ids: `[B, L]`. attention_mask: `[B, L]` or `[B, past + L]`, 0 at padding, on any side.
+        past_key_values: a `HopeCache`; its mode says whether this call learns.
+        """
+        if past_key_values is not None and not isinstance(past_key_values, HopeCache):
+            raise ValueError(
+                f"past_key_values is a {type(past_key_values).__name__}; pass a HopeCache (model.new_cache())"
+            )
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        cache = past_key_values or self.new_cache()
+        keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        if cache.learning == "context":
+            logits = self._learn(input_ids, attention_mask, position_ids, cache, inputs_embeds, logits_to_keep)[:, keep]
+        else:
+            x = one_of(input_ids, inputs_embeds)
+            logits = self.recite(x, Rows(x, attention_mask, position_ids), cache, keep)
+            cache.advance(x.shape[1])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.get_text_config().vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
+
+    def _learn(self, ids: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any, keep: Any) -> Tensor:
+        """Logits `[B, L, V]`, of the last `keep` tokens at least."""
+        if not self.levels:
+            raise ValueError("learning='context' but the model has no levels; give the configuration levels")
+        if ids is None or embeds is not None:
+            raise ValueError(
+                "learning needs input_ids, since the next token is the label; with inputs_embeds use learning='off'"
+            )
+        outer = torch.is_grad_enabled()  # asked before the next line, which switches gradients on
+        with torch.inference_mode(False), torch.set_grad_enabled(outer):
+            ids = ids.clone() if ids.is_inference() else ids
+            rows = Rows(ids, mask, positions)
+            keep = keep if isinstance(keep, int) and rows.lengths is None else 0
+            logits = rows.back(reading.read(self, rows.align(ids), rows.lengths, cache, keep))
+        cache.advance(ids.shape[1])
+        return logits
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        if generation_config.cache_implementation is not None:
+            found = generation_config.cache_implementation
+            raise ValueError(
+                f"cache_implementation={found!r} does not fit: a HopeCache is made by itself; leave it out"
+            )
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = self.new_cache()
+        parent = super()._prepare_cache_for_generation  # pyright: ignore[reportAttributeAccessIssue] - see generate
+        parent(generation_config, model_kwargs, *args, **kwargs)
+
+
+def one_of(ids: Tensor | None, embeds: Tensor | None) -> Tensor:
+    """The input that was given, ids or embeddings; a ValueError unless it is exactly one of them."""
+    if ids is not None and embeds is None:
+        return ids
+    if embeds is not None and ids is None:
+        return embeds
+    raise ValueError("pass exactly one of input_ids and inputs_embeds")
+
+
+class Rows:
+    """Left-align the rows of a batch, and put results back where their tokens stood.
+
+    A padded token is not read: positions count real tokens, so a row's result does not depend on its padding.
+    """
+
+    def __init__(self, x: Tensor, mask: Tensor | None, positions: Tensor | None) -> None:
+        self.order: Tensor | None = None
+        self.lengths: Tensor | None = None
+        batch, length = x.shape[:2]
+        if length == 0:
+            raise ValueError("the input is empty; give at least one token")
+        if mask is not None:
+            if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < length:
+                raise ValueError(
+                    f"attention_mask has shape {tuple(mask.shape)}; expected [B, L] = {(batch, length)}, 0 at padding"
+                )
+            mask = mask[:, -length:].bool()
+            self.lengths = mask.sum(1).cpu()
+            if bool((self.lengths == length).all()):
+                self.lengths = None
+            else:
+                self.order = torch.argsort(~mask, dim=1, stable=True)
+        if positions is not None:
+            self._check(positions, mask)
+
+    def _check(self, positions: Tensor, mask: Tensor | None) -> None:
+        """Positions follow from the tokens read. Others, as of packed documents, would be read as one stream."""
+        mask = torch.ones_like(positions, dtype=torch.bool) if mask is None else mask
+        steps = positions.diff(dim=1)[
+            mask[:, 1:].expand_as(positions[:, 1:]) & mask[:, :-1].expand_as(positions[:, 1:])
+        ]
+        if bool((steps != 1).any()):
+            raise ValueError(
+                "position_ids jump; positions follow from the tokens read. Give packed documents a row each"
+            )
+
+    def align(self, x: Tensor) -> Tensor:
+        return x if self.order is None else self._gather(x, self.order)
+
+    def back(self, x: Tensor) -> Tensor:
+        return x if self.order is None else self._gather(x, self.order.argsort(dim=1))
+
+    @staticmethod
+    def _gather(x: Tensor, order: Tensor) -> Tensor:
+        return x.gather(1, order.view(*order.shape, *[1] * (x.dim() - 2)).expand_as(x))
