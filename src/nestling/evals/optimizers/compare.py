@@ -27,7 +27,7 @@ def compare(
     problems: list[Problem], contenders: list[str], folder: Path, jobs: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Results by problem and optimiser. What `folder` holds of an earlier run is not run again."""
-    pairs = [(problem, name) for problem in problems for name in contenders]
+    pairs = [(p, name) for p in problems for name in contenders if p.name not in CONTENDERS[name].without]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         waiting = {pool.submit(_pair, problem, name, folder): (problem, name) for problem, name in pairs}
         found: dict[str, Any] = {problem.name: {"measure": problem.measure, "optimizers": {}} for problem in problems}
@@ -36,7 +36,7 @@ def compare(
             met = found[problem.name]["optimizers"][name] = done.result()
             say(f"{problem.name}, {name}: {summary(met['scores'])} at lr {met['lr']:g}, {met['knob']}")
     for entry in found.values():  # in the order of the table, not of arrival
-        entry["optimizers"] = {name: entry["optimizers"][name] for name in contenders}
+        entry["optimizers"] = {name: entry["optimizers"][name] for name in contenders if name in entry["optimizers"]}
     return found
 
 

@@ -17,12 +17,15 @@ from nestling.optim.preconditioned_momentum import Kronecker
 
 @dataclass(frozen=True)
 class Contender:
-    """make: an optimiser from a model, a learning rate and the value of `knob`, the one other setting that is tuned."""
+    """make: an optimiser from a model, a learning rate and the value of `knob`, the one other setting that is tuned.
+    without: problems that it does not take part in.
+    """
 
     make: Callable[[nn.Module, float, float], torch.optim.Optimizer]
     rates: tuple[float, ...]
     knob: str
     knobs: tuple[float, ...]
+    without: tuple[str, ...] = ()
 
 
 def heads(model: nn.Module) -> list[str]:
@@ -81,6 +84,7 @@ CONTENDERS: dict[str, Contender] = {
     "preconditioned": Contender(
         lambda m, lr, power: optim.PreconditionedMomentum(m.parameters(), lr=lr, preconditioner=Kronecker(exponent=power)),
         ADAPTIVE, "exponent", (0.25, 0.375, 0.5),
+        without=("lm-hope",),  # a stack of memories is one matrix for it, of 6,400 columns: minutes for every decomposition
     ),
     "deep momentum": Contender(
         lambda m, lr, rate: optim.DeepMomentum(m.parameters(), lr=lr, rate=rate), ADAPTIVE, "inner rate", (0.5, 0.2, 1.0)
