@@ -73,6 +73,7 @@ def test_the_vision_transformer_sees_places():
 def quick(monkeypatch, tmp_path):
     """A comparison of two optimisers on the tiny problem."""
     monkeypatch.setattr(main, "PROBLEMS", [TINY])
+    monkeypatch.setattr(main, "STUDIES", {})
     return lambda: main.run(None, ["SGD, momentum", "AdamW"], False, str(tmp_path), 1, lambda line: None)
 
 
