@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nestling import optim
 from nestling.evals.optimizers.orthogonal import (
     FAMILIES,
     Family,
@@ -127,8 +126,6 @@ def test_momentum_s_length_does_not_change_its_whole_step():
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.name}, {family.memory}")
 def test_every_family_learns_with_every_length(family):
     """With its shortest and its longest memory the loss of the first task halves, at one of its rates."""
-    if family.name in ("AdEMAMix", "M3") and not hasattr(optim, family.name):
-        pytest.skip(f"nestling.optim has no {family.name} yet")
     problem = Problem(tasks=2, own=3, outputs=2, steps=40)
     for length in (family.lengths[0], family.lengths[-1]):
         found = [run(problem, lambda m, lr=lr, n=length: family.make(m, n, lr), 0).losses[0][0] for lr in family.rates]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -12,10 +14,29 @@ from typing import Any, TypeVar
 
 import torch
 
-from nestling.evals.optimizers.problem import write
+from nestling.errors import UserError
 from nestling.quiet import quiet
 
 Task = TypeVar("Task", bound=tuple[Any, ...])
+
+
+def write(path: Path, values: Any) -> None:
+    """A JSON file, there as a whole or not at all."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(values))
+    temporary.replace(path)
+
+
+def where() -> str:
+    """The day, torch and the processor, for a report."""
+    return f"{datetime.date.today().isoformat()}, torch {torch.__version__}, {platform.machine()}"
+
+
+def chosen(kind: str, wanted: list[str] | None, known: list[str]) -> list[str]:
+    """Those of `known` that are wanted, in its order; None is all of them. Raises UserError for an unknown one."""
+    if unknown := set(wanted or ()) - set(known):
+        raise UserError(f"unknown {kind} {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+    return [name for name in known if wanted is None or name in wanted]
 
 
 def kept(folder: Path, setting: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

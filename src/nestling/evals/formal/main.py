@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from nestling.errors import UserError
 from nestling.evals.formal.contenders import CONTENDERS, PARAMETERS
 from nestling.evals.formal.learn import Size, run
 from nestling.evals.formal.machines import MACHINES
-from nestling.evals.optimizers.problem import write
-from nestling.evals.runs import kept, side_by_side
+from nestling.evals.runs import chosen, kept, side_by_side, where, write
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
@@ -36,18 +30,18 @@ def formal_languages(
     Raises:
         UserError: an unknown language or model.
     """
-    chosen = _chosen("language", languages, list(MACHINES)), _chosen("model", models, list(CONTENDERS))
+    languages, models = chosen("language", languages, list(MACHINES)), chosen("model", models, list(CONTENDERS))
     folder, size = Path(out), QUICK if quick else Size()
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, str], Any] = {}
-    tasks = [(language, name, folder, size) for language in chosen[0] for name in chosen[1]]
+    tasks = [(language, name, folder, size) for language in languages for name in models]
     for (language, name, *_), met in side_by_side(_pair, tasks, jobs):
         found[language, name] = met
         say(f"{language}, {name}: {', '.join(map(_percent, accuracies(met)))} at lr {met['lr']:g}")
     results = {
         "title": "Formal languages",
-        "about": f"{datetime.date.today().isoformat()}, torch {torch.__version__}, {platform.machine()} CPU, one thread a run",
-        "languages": {language: {name: found[language, name] for name in chosen[1]} for language in chosen[0]},
+        "about": f"{where()} CPU, one thread a run",
+        "languages": {language: {name: found[language, name] for name in models} for language in languages},
     }
     write(folder / "results.json", results)
     return results
@@ -60,13 +54,6 @@ def accuracies(met: dict[str, Any]) -> list[list[float]]:
 
 def _percent(values: list[float]) -> str:
     return " / ".join(f"{100 * value:.1f}" for value in values)
-
-
-def _chosen(kind: str, wanted: list[str] | None, known: list[str]) -> list[str]:
-    """In the order of the table; None is all of them."""
-    if unknown := set(wanted or ()) - set(known):
-        raise UserError(f"unknown {kind} {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    return [name for name in known if wanted is None or name in wanted]
 
 
 def _pair(language: str, name: str, folder: Path, size: Size) -> dict[str, Any]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nestling.errors import UserError
 from nestling.evals.optimizers import editing, orthogonal, psi
 from nestling.evals.optimizers.compare import compare
 from nestling.evals.optimizers.contenders import CONTENDERS
 from nestling.evals.optimizers.language import Language
-from nestling.evals.optimizers.problem import Problem, write
+from nestling.evals.optimizers.problem import Problem
 from nestling.evals.optimizers.quadratic import RotatingQuadratic
 from nestling.evals.optimizers.vision import Digits, Mnist
+from nestling.evals.runs import chosen, where, write
 
 STUDIES = {
     "psi": psi.study,
@@ -48,17 +44,13 @@ def run(
     Raises:
         UserError: an unknown problem or optimiser, or data that cannot be found.
     """
-    if unknown := set(optimizers or ()) - set(CONTENDERS):
-        raise UserError(f"unknown optimiser {', '.join(sorted(unknown))}; choose from {', '.join(CONTENDERS)}")
-    studies, chosen = _chosen(problems, quick)
-    contenders = [name for name in CONTENDERS if optimizers is None or name in optimizers]
+    contenders = chosen("optimiser", optimizers, list(CONTENDERS))
+    studies, compared = _chosen(problems, quick)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     seen = {name: _study(name, folder, say) for name in studies}
-    found = compare(chosen, contenders, folder, jobs, say)
-    about = (
-        f"{datetime.date.today().isoformat()}, torch {torch.__version__}, {platform.machine()} CPU, one thread a run"
-    )
+    found = compare(compared, contenders, folder, jobs, say)
+    about = f"{where()} CPU, one thread a run"
     results = {"title": "Optimisers compared", "about": about, "problems": found, "studies": seen}
     write(folder / "results.json", results)
     return results
@@ -69,10 +61,8 @@ def _chosen(wanted: list[str] | None, quick: bool) -> tuple[list[str], list[Prob
     problems = {problem.name: problem for problem in (QUICK if quick else PROBLEMS)}
     if wanted is None:
         return ([] if quick else list(STUDIES)), list(problems.values())
-    if unknown := set(wanted) - set(STUDIES) - set(problems):
-        known = ", ".join([*STUDIES, *problems])
-        raise UserError(f"unknown problem {', '.join(sorted(unknown))}; choose from {known}")
-    return [name for name in STUDIES if name in wanted], [p for name, p in problems.items() if name in wanted]
+    names = chosen("problem", wanted, [*STUDIES, *problems])
+    return [name for name in names if name in STUDIES], [problems[name] for name in names if name in problems]
 
 
 def _study(name: str, folder: Path, say: Callable[[str], None]) -> Any:

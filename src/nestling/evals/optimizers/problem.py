@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -74,10 +72,3 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of all tensors that an optimiser carries from step to step."""
     tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def write(path: Path, values: Any) -> None:
-    """A JSON file, there as a whole or not at all."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(values))
-    temporary.replace(path)
