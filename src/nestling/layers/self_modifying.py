@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nestling.layers.conv import CausalConv
 from nestling.layers.linear import Linear
-from nestling.memory import L2, MLP, AssociativeMemory, DeltaGradientDescent, MemoryState, SelfGenerated, unit
+from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
 from nestling.ops import State
@@ -43,8 +43,9 @@ class SelfModifyingTitans(nn.Module):
         q_t = x_t W_q            k_t, v_t, eta_t, alpha_t = M_k(x_t), M_v(x_t), M_eta(x_t), M_alpha(x_t)
         y_t = M_memory(q_t)      every memory M writes  k_t -> M(v_t)  with rate eta_t and retention alpha_t
 
-    `q, k, v` and the targets have unit norm per head: unnormalised, the loop overflows. `eta` and `alpha` come out of
-    their memories as vectors; a learnt direction per head reduces each to one number. The four projections are read
+    `q`, what the memories answer and the targets have unit norm per head, surprises at most norm 2: so no weight can
+    grow beyond a bound that the rates and retentions set (docs/stability.md). `eta` and `alpha` come out of their
+    memories as vectors; a learnt direction per head reduces each to one number. The four projections are read
     at the state their chunk started from, as the chunk-wise form of the paper (section 8.2) has it; the memory that
     answers is read at every token, writes inside the chunk included, or at the chunk's start (`read`).
 
@@ -84,7 +85,7 @@ class SelfModifyingTitans(nn.Module):
         self.conv = CausalConv(dim, filters=5)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
-        shared = {"objective": objective or L2(), "rule": rule, "target": SelfGenerated(), "backend": backend}
+        shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
         shared["detach_writes"] = detach_writes
         self.projections = AssociativeMemory(
             MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared
@@ -132,8 +133,8 @@ class SelfModifyingTitans(nn.Module):
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
             read = network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
-            k, v = unit(read[:, KEY]), unit(read[:, VALUE])
-            eta, alpha = self.gates(read[:, RATE], read[:, DECAY])
+            k, v, rate, decay = unit(read).unbind(1)
+            eta, alpha = self.gates(rate, decay)
         y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, lengths)
         k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all projections
         _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, lengths)
@@ -146,9 +147,9 @@ class SelfModifyingTitans(nn.Module):
 class Gates(nn.Module):
     """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
 
-    eta = softplus(w . M_eta(x) + b) > 0 and alpha = exp(-softplus(w . M_alpha(x) + b)) in (0, 1). Heads start with
-    memories of different length: a retention strictly between `1 - 1/16` and `1 - 1/1024` a token; an alpha near 1/2
-    would erase a memory within one chunk.
+    eta = softplus(w . M_eta(x) + b) > 0 and alpha = 1 - 1/2 sigmoid(w . M_alpha(x) + b) in (1/2, 1), for unit outputs
+    of the memories: what a direction `w` can make of them is bounded. Heads start with memories of different length: a
+    retention strictly between `1 - 1/16` and `1 - 1/1024` a token.
     """
 
     direction: Tensor
@@ -163,13 +164,12 @@ class Gates(nn.Module):
     def initial_values(self) -> dict[str, Tensor]:
         """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
         decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
-        start = torch.stack([torch.full((self.heads,), 0.2), -torch.log1p(-decay)])
-        bias = start.expm1().log()  # the inverse of softplus
-        return {"direction": torch.randn(2, self.heads, self.width), "bias": bias}
+        rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
+        return {"direction": torch.randn(2, self.heads, self.width), "bias": torch.stack([rate, (2 * decay).logit()])}
 
     def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
         """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""
         direction, bias = self.direction.to(rate.dtype), self.bias.to(rate.dtype)
         eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
         alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
-        return F.softplus(eta), torch.exp(-F.softplus(alpha))
+        return F.softplus(eta), 1 - 0.5 * torch.sigmoid(alpha)
