@@ -23,6 +23,7 @@ from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
 from nestling.ops.state import tree_map
 
 KEY, VALUE, RATE, DECAY = range(4)  # the memories of `projections`
+RETENTION_FLOOR = 0.5  # of what a token may leave of a memory
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class SelfModifyingTitans(nn.Module):
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
         shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
-        shared["detach_writes"] = detach_writes
+        shared |= {"detach_writes": detach_writes, "retention_floor": RETENTION_FLOOR}
         self.projections = AssociativeMemory(
             MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared
         )
@@ -165,11 +166,14 @@ class Gates(nn.Module):
         """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
         decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
         rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
-        return {"direction": torch.randn(2, self.heads, self.width), "bias": torch.stack([rate, (2 * decay).logit()])}
+        return {
+            "direction": torch.randn(2, self.heads, self.width),
+            "bias": torch.stack([rate, (decay / (1 - RETENTION_FLOOR)).logit()]),
+        }
 
     def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
         """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""
         direction, bias = self.direction.to(rate.dtype), self.bias.to(rate.dtype)
         eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
         alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
-        return F.softplus(eta), 1 - 0.5 * torch.sigmoid(alpha)
+        return F.softplus(eta), 1 - (1 - RETENTION_FLOOR) * torch.sigmoid(alpha)
