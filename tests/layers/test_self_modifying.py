@@ -51,8 +51,7 @@ def by_hand(layer, x):
         window = padded[0, t : t + 4]
         looks = F.silu((layer.conv.weight * window[:, None]).sum(0)).unflatten(-1, (HEADS, -1))  # [5, H, d]
         read = [unit(looks[i]) for i in range(4)]
-        k, v, rate, decay = (answer(memory, x_in) for memory, x_in in zip(memories, read, strict=False))
-        k, v = unit(k), unit(v)
+        k, v, rate, decay = (unit(answer(memory, x_in)) for memory, x_in in zip(memories, read, strict=False))
         eta, alpha = (g[0, :, 0] for g in layer.gates(rate[None, :, None], decay[None, :, None]))
         q = unit((layer.query.weight @ looks[4].flatten()).unflatten(-1, (HEADS, -1)))
         y.append(layer.out(layer.norm(answer(memories[-1], q)).flatten()))

@@ -6,7 +6,6 @@ B batch, L length, H heads, d head width, C chunk.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.layers.conv import CausalConv
+from nestling.layers.gates import Gates
 from nestling.layers.linear import Linear
+from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import L2, MLP, AssociativeMemory, DeltaGradientDescent, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
 from nestling.ops import State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
 from nestling.ops.state import tree_map
-
-KEY, VALUE, RATE, DECAY = range(4)  # the memories of `projections`
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,9 @@ class SelfModifyingTitans(nn.Module):
         self.gates = Gates(heads, width)
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.token_step: TokenStep | None = None
+        if self.period == 1 and backend == "auto" and not (rule.momentum or detach_writes):
+            self.token_step = token_step
 
     def init_state(self, batch: int) -> SelfModifyingState:
         """The meta-learned state before the first token."""
@@ -113,15 +115,50 @@ class SelfModifyingTitans(nn.Module):
         x, tail = self.conv(x, state.tail, lengths)
         x = F.silu(x)  # [B, 5, L, D]: what the query and the four projections look at
         q = unit(self._split(self.query(x[:, 4])))
-        x, outputs = unit(self._split(x[:, :4])), []  # [B, 4, H, L, d]
+        x = unit(self._split(x[:, :4]))  # [B, 4, H, L, d]
+        y, state = self._recurrence(q, x, state, lengths) or self._chunks(q, x, theta, state, lengths)
+        y = self.out(self.norm(y.to(self.out.weight.dtype)).transpose(1, 2).flatten(2))
+        return y, SelfModifyingState(tail, state.projections, state.memory)
+
+    def _recurrence(
+        self, q: Tensor, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
+    ) -> tuple[Tensor, SelfModifyingState] | None:
+        """As `_chunks` for chunks of one token, all memories at once; None where it does not apply: where the layer or
+        the state has something apart that it takes as one, or a row has an update to refuse.
+        """
+        step, memory, projections = self.token_step, state.memory, state.projections
+        if step is None or not (self.memory.at_start(memory) and self.projections.at_start(projections)):
+            return None
+        start = tuple(torch.cat([p, m[:, None]], 1) for p, m in zip(projections.start, memory.start, strict=True))
+        exact, length = start[0].dtype, x.shape[-2]
+        looks = torch.cat([x, q[:, None]], 1).to(exact)
+        mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            fixed = (self.gates.direction.to(exact), self.gates.bias.to(exact), self.memory.objective, self.memory.rule)
+            y, weights = token_by_token(lambda look, w: step(look, w, *fixed), looks, start, mask)
+        if not all(bool(w.detach().sum().isfinite()) for w in weights):
+            return None
+        count = length if lengths is None else lengths
+        states = (
+            MemoryState(w, w, None, old.position + count, old.refused)
+            for old, w in (
+                (projections, tuple(w[:, :ANSWER] for w in weights)),
+                (memory, tuple(w[:, ANSWER] for w in weights)),
+            )
+        )
+        return y, SelfModifyingState(state.tail, *states)
+
+    def _chunks(
+        self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, lengths: Tensor | None
+    ) -> tuple[Tensor, SelfModifyingState]:
+        """Piece by piece of a chunk: `q [B, H, L, d]`, `x [B, 4, H, L, d]`, `theta [B, H, L]`."""
+        outputs, length = [], x.shape[-2]
         cut = pieces(state.memory.position, lengths, length, self.period)
         tokens = zip(cut, split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2), strict=True)
-        for piece, q, x, theta in tokens:
-            y, state = self._piece(q, x, theta, state, piece)
+        for piece, *parts in tokens:
+            y, state = self._piece(*parts, state, piece)
             outputs.append(y)
-        y = self.norm(join(outputs, cut, length, dim=2).to(self.out.weight.dtype))
-        y = self.out(y.transpose(1, 2).flatten(2))
-        return y, SelfModifyingState(tail, state.projections, state.memory)
+        return join(outputs, cut, length, dim=2), state
 
     def _piece(
         self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, piece: Piece
@@ -132,8 +169,8 @@ class SelfModifyingTitans(nn.Module):
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
             read = network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
-            k, v = unit(read[:, KEY]), unit(read[:, VALUE])
-            eta, alpha = self.gates(read[:, RATE], read[:, DECAY])
+            k, v, rate, decay = unit(read).unbind(1)
+            eta, alpha = self.gates(rate, decay)
         y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, lengths)
         k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all projections
         _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, lengths)
@@ -141,35 +178,3 @@ class SelfModifyingTitans(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-
-
-class Gates(nn.Module):
-    """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
-
-    eta = softplus(w . M_eta(x) + b) > 0 and alpha = exp(-softplus(w . M_alpha(x) + b)) in (0, 1). Heads start with
-    memories of different length: a retention strictly between `1 - 1/16` and `1 - 1/1024` a token; an alpha near 1/2
-    would erase a memory within one chunk.
-    """
-
-    direction: Tensor
-    bias: Tensor
-
-    def __init__(self, heads: int, width: int) -> None:
-        super().__init__()
-        self.heads, self.width = heads, width
-        for name, value in self.initial_values().items():
-            self.register_parameter(name, nn.Parameter(value))
-
-    def initial_values(self) -> dict[str, Tensor]:
-        """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
-        decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
-        start = torch.stack([torch.full((self.heads,), 0.2), -torch.log1p(-decay)])
-        bias = start.expm1().log()  # the inverse of softplus
-        return {"direction": torch.randn(2, self.heads, self.width), "bias": bias}
-
-    def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-        """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""
-        direction, bias = self.direction.to(rate.dtype), self.bias.to(rate.dtype)
-        eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
-        alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
-        return F.softplus(eta), torch.exp(-F.softplus(alpha))

@@ -221,7 +221,7 @@ class AssociativeMemory(nn.Module):
         decay = Decay.of(alpha, theta, mask)
         after: dict[int, ScanState] = {}
         # at a chunk's start the running weights are those just read, and give the same outputs
-        fresh = not self.detach_writes and self._at_start(state)
+        fresh = not self.detach_writes and self.at_start(state)
         writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
@@ -241,7 +241,7 @@ class AssociativeMemory(nn.Module):
                 product(i, None)
         return y, tuple(after[i] for i in range(len(writes)))
 
-    def _at_start(self, state: MemoryState) -> bool:
+    def at_start(self, state: MemoryState) -> bool:
         """Whether every row begins a chunk: `weights` are `start`, for gradients as well as in value."""
         if state.weights is state.start:
             return True
