@@ -19,6 +19,7 @@ from nestling.memory import (
     DotProduct,
     Given,
     GradientDescent,
+    Huber,
     Matrix,
     SelfGenerated,
 )
@@ -29,8 +30,8 @@ LENGTHS = (1, 37, 65)
 
 
 @dataclass(frozen=True)
-class Huber:
-    """An objective of a user's own."""
+class Clipped:
+    """An objective of a user's own: Huber's loss of each component."""
 
     delta: float = 0.5
 
@@ -54,7 +55,7 @@ def mlp_without_heads():
 
 
 NETWORKS = (matrix, mlp, mlp_without_heads)
-OBJECTIVES = (DotProduct(), L2(), Huber())
+OBJECTIVES = (DotProduct(), L2(), Huber(0.5), Clipped())
 RULES = (
     GradientDescent(),
     GradientDescent(momentum=True),

@@ -37,7 +37,7 @@ def by_hand(module, q, k, v, eta, alpha, theta, read):
                 output = functional_call(module, dict(zip(names, start, strict=True)), k[b, h, t])
                 slopes = torch.autograd.grad(0.5 * (output - v[b, h, t]).square().sum(), start)
                 for i, slope in enumerate(slopes):
-                    pushes[i] = theta[b, h, t] * pushes[i] - eta[b, h, t] * slope
+                    pushes[i] = theta[b, h, t] * pushes[i] - (1 - theta[b, h, t]) * eta[b, h, t] * slope
                     weights[i] = alpha[b, h, t] * weights[i] + pushes[i]
     return outputs
 

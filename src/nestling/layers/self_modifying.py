@@ -16,7 +16,7 @@ from nestling.layers.conv import CausalConv
 from nestling.layers.gates import Gates
 from nestling.layers.linear import Linear
 from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
-from nestling.memory import L2, MLP, AssociativeMemory, DeltaGradientDescent, MemoryState, SelfGenerated, unit
+from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
 from nestling.ops import State
@@ -42,8 +42,9 @@ class SelfModifyingTitans(nn.Module):
         q_t = x_t W_q            k_t, v_t, eta_t, alpha_t = M_k(x_t), M_v(x_t), M_eta(x_t), M_alpha(x_t)
         y_t = M_memory(q_t)      every memory M writes  k_t -> M(v_t)  with rate eta_t and retention alpha_t
 
-    `q, k, v` and the targets have unit norm per head: unnormalised, the loop overflows. `eta` and `alpha` come out of
-    their memories as vectors; a learnt direction per head reduces each to one number. The four projections are read
+    `q`, what the memories answer and the targets have unit norm per head, surprises at most norm 2: so no weight can
+    grow beyond a bound that the rates and retentions set (docs/stability.md). `eta` and `alpha` come out of their
+    memories as vectors; a learnt direction per head reduces each to one number. The four projections are read
     at the state their chunk started from, as the chunk-wise form of the paper (section 8.2) has it; the memory that
     answers is read at every token, writes inside the chunk included, or at the chunk's start (`read`).
 
@@ -83,7 +84,7 @@ class SelfModifyingTitans(nn.Module):
         self.conv = CausalConv(dim, filters=5)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
-        shared = {"objective": objective or L2(), "rule": rule, "target": SelfGenerated(), "backend": backend}
+        shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
         shared["detach_writes"] = detach_writes
         self.projections = AssociativeMemory(
             MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared

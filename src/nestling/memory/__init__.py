@@ -2,7 +2,7 @@
 
 from nestling.memory.associative import AssociativeMemory, MemoryState
 from nestling.memory.network import MLP, Matrix, Network
-from nestling.memory.objective import L2, DotProduct
+from nestling.memory.objective import L2, DotProduct, Huber
 from nestling.memory.rule import DeltaGradientDescent, GradientDescent, RetainSeen
 from nestling.memory.target import Given, SelfGenerated, unit
 
@@ -14,6 +14,7 @@ __all__ = [
     "DotProduct",
     "Given",
     "GradientDescent",
+    "Huber",
     "Matrix",
     "MemoryState",
     "Network",

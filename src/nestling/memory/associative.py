@@ -228,6 +228,7 @@ class AssociativeMemory(nn.Module):
             """`x_t W_i` for the running weight, which the scan moves on."""
             x_in, found, surprise = writes[i]
             eps, step = self.rule.factors(eta, x_in)
+            step = step if theta is None else (1 - theta) * step
             start, known = ScanState(state.weights[i], momentum[i]), found if fresh else None
             y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive", known)
             return y

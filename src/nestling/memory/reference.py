@@ -60,7 +60,8 @@ def token_loop(
             push = -_to(step, weight) * surprises[i]
             if momentum is not None:
                 assert theta is not None
-                push = push + _to(theta[..., t], weight) * momentum[i]
+                kept = _to(theta[..., t], weight)
+                push = kept * momentum[i] + (1 - kept) * push
             after = push + (weight if alpha is None else _to(alpha[..., t], weight) * weight)
             if eps is not None:
                 after = after - _to(eps, weight) * x[..., :, None] * (x[..., None, :] @ weight)

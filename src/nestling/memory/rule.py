@@ -14,7 +14,7 @@ class Rule(Protocol):
 
     @property
     def momentum(self) -> bool:
-        """Whether the writes gather in a momentum."""
+        """Whether a running mean of the writes is added instead of each."""
         ...
 
     def factors(self, eta: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -24,7 +24,11 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """`W <- alpha W - eta x^T delta`. With `momentum`, the writes gather in `S` and decay by `theta`."""
+    """`W <- alpha W - eta x^T delta`.
+
+    momentum: what is added is `S <- theta S - (1 - theta) eta x^T delta`, a running mean of the writes: as large as a
+        write whatever `theta` is. The printed sum (Eq. 88) is the same with the rate `eta / (1 - theta)`.
+    """
 
     momentum: bool = False
 
@@ -38,6 +42,7 @@ class DeltaGradientDescent:
 
     exact: the proximal step `beta = eta / (1 + eta |x|^2)` (Eq. 56 solved without approximation, Appendix C), whose
         erasure is a contraction for every `eta >= 0`. False is the printed form, `beta = eta`, which is not.
+    momentum: a running mean of the writes, as of `GradientDescent`; the erasure acts at once.
     """
 
     exact: bool = True
