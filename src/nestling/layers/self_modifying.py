@@ -130,24 +130,24 @@ class SelfModifyingTitans(nn.Module):
         step, memory, projections = self.token_step, state.memory, state.projections
         if step is None or not (self.memory.at_start(memory) and self.projections.at_start(projections)):
             return None
-        start = tuple(torch.cat([p, m[:, None]], 1) for p, m in zip(projections.start, memory.start, strict=True))
-        exact, length = start[0].dtype, x.shape[-2]
+        up, down = (torch.cat([p, m[:, None]], 1) for p, m in zip(projections.start, memory.start, strict=True))
+        exact, length = up.dtype, x.shape[-2]
         looks = torch.cat([x, q[:, None]], 1).to(exact)
         mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
         with torch.autocast(x.device.type, enabled=False):
             fixed = (self.gates.direction.to(exact), self.gates.bias.to(exact), self.memory.objective, self.memory.rule)
-            y, weights = token_by_token(lambda look, w: step(look, w, *fixed), looks, start, mask)
+            y, weights = token_by_token(lambda look, w: step(look, w, *fixed), looks, (up, down), mask)
         if not all(bool(w.detach().sum().isfinite()) for w in weights):
             return None
         count = length if lengths is None else lengths
-        states = (
-            MemoryState(w, w, None, old.position + count, old.refused)
-            for old, w in (
+        projections, memory = (
+            MemoryState(part, part, None, old.position + count, old.refused)
+            for old, part in (
                 (projections, tuple(w[:, :ANSWER] for w in weights)),
                 (memory, tuple(w[:, ANSWER] for w in weights)),
             )
         )
-        return y, SelfModifyingState(state.tail, *states)
+        return y, SelfModifyingState(state.tail, projections, memory)
 
     def _chunks(
         self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, lengths: Tensor | None
@@ -156,8 +156,8 @@ class SelfModifyingTitans(nn.Module):
         outputs, length = [], x.shape[-2]
         cut = pieces(state.memory.position, lengths, length, self.period)
         tokens = zip(cut, split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2), strict=True)
-        for piece, *parts in tokens:
-            y, state = self._piece(*parts, state, piece)
+        for piece, q, x, theta in tokens:
+            y, state = self._piece(q, x, theta, state, piece)
             outputs.append(y)
         return join(outputs, cut, length, dim=2), state
 
