@@ -34,6 +34,7 @@ LAYERS = {
     "titans, read at the chunk's start": lambda: titans(read="chunk", objective=DotProduct()),
     "titans, plain descent": lambda: titans(rule=GradientDescent(), objective=L2(), projection_chunk_size=12),
     "titans, detached writes": lambda: titans(detach_writes=True),
+    "titans, chunks of one token": lambda: SelfModifyingTitans(D, HEADS, hidden=6, chunk_size=1),
     "linear attention": lambda: LinearMemory(D, HEADS, Hebbian()),
     "deltanet": lambda: LinearMemory(D, HEADS, Delta(D, HEADS)),
     "gated deltanet, steps to 2": lambda: LinearMemory(D, HEADS, GatedDelta(D, HEADS, reach=2.0)),

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
-from nestling.layers.self_modifying import Gates
+from nestling.layers.gates import Gates
 from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, unit
 from tests.helpers import close, differ, gradients, randn, randomise, relative
 

@@ -6,24 +6,26 @@ B batch, L length, H heads, d head width, C chunk.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nestling.layers.conv import CausalConv
+from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
+from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
 from nestling.ops import State
-from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
+from nestling.ops.ragged import check_lengths, join, pieces, split
 from nestling.ops.state import tree_map
 
-KEY, VALUE, RATE, DECAY = range(4)  # the memories of `projections`
-RETENTION_FLOOR = 0.5  # of what a token may leave of a memory
+RECOMPUTED = 2048  # length of a call from which on some is computed again in the backward pass, to save memory
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class SelfModifyingTitans(nn.Module):
         self.gates = Gates(heads, width)
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.token_step: TokenStep | None = None
+        if self.period == 1 and backend == "auto" and not (rule.momentum or detach_writes):
+            self.token_step = token_step
 
     def init_state(self, batch: int) -> SelfModifyingState:
         """The meta-learned state before the first token."""
@@ -111,69 +116,81 @@ class SelfModifyingTitans(nn.Module):
         batch, length, _ = x.shape
         check_lengths(lengths, batch, length)
         state = state or self.init_state(batch)
-        theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT  # [B, H, L]
-        x, tail = self.conv(x, state.tail, lengths)
-        x = F.silu(x)  # [B, 5, L, D]: what the query and the four projections look at
-        q = unit(self._split(self.query(x[:, 4])))
-        x, outputs = unit(self._split(x[:, :4])), []  # [B, 4, H, L, d]
-        cut = pieces(state.memory.position, lengths, length, self.period)
-        tokens = zip(cut, split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2), strict=True)
-        for piece, q, x, theta in tokens:
-            y, state = self._piece(q, x, theta, state, piece)
-            outputs.append(y)
-        y = self.norm(join(outputs, cut, length, dim=2).to(self.out.weight.dtype))
-        y = self.out(y.transpose(1, 2).flatten(2))
-        return y, SelfModifyingState(tail, state.projections, state.memory)
+        y, state = self._recurrence(x, state, lengths) or self._chunks(x, state, lengths)
+        y = self.norm(y.to(self.out.weight.dtype))
+        return self.out(y.transpose(1, 2).flatten(2)), state
 
-    def _piece(
-        self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, piece: Piece
+    def _looks(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the memories are read at, unit norm: `q [B, H, L, d]`, and `[B, 4, H, L, d]` of the projections; the tail."""
+        x, tail = self.conv(x, tail, lengths)
+        x = F.silu(x)  # [B, 5, L, D]
+        return unit(self._split(self.query(x[:, 4]))), unit(self._split(x[:, :4])), tail
+
+    def _recurrence(
+        self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
+    ) -> tuple[Tensor, SelfModifyingState] | None:
+        """As `_chunks` for chunks of one token, all memories at once; None where it does not apply: where the layer or
+        the state has something apart that it takes as one, or a row has an update to refuse.
+        """
+        step, memory, projections = self.token_step, state.memory, state.projections
+        if step is None or not (self.memory.at_start(memory) and self.projections.at_start(projections)):
+            return None
+        length = x.shape[1]
+        q, x, tail = self._looks(x, state.tail, lengths)
+        up, down = (torch.cat([p, m[:, None]], 1) for p, m in zip(projections.start, memory.start, strict=True))
+        exact = up.dtype
+        looks = torch.cat([x, q[:, None]], 1).to(exact)
+        mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            fixed = (self.gates.direction.to(exact), self.gates.bias.to(exact), self.memory.objective, self.memory.rule)
+            y, weights = token_by_token(lambda look, w: step(look, w, *fixed), looks, (up, down), mask)
+        if not all(bool(w.detach().sum().isfinite()) for w in weights):
+            return None
+        count = length if lengths is None else lengths
+        projections, memory = (
+            MemoryState(part, part, None, old.position + count, old.refused)
+            for old, part in (
+                (projections, tuple(w[:, :ANSWER] for w in weights)),
+                (memory, tuple(w[:, ANSWER] for w in weights)),
+            )
+        )
+        return y, SelfModifyingState(tail, projections, memory)
+
+    def _chunks(
+        self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
     ) -> tuple[Tensor, SelfModifyingState]:
-        """Tokens within one chunk of the projections: `q [B, H, n, d]`, `x [B, 4, H, n, d]`, `theta [B, H, n]`."""
-        lengths = None if piece.mask(x.device) is None else piece.count
-        network, start = self.projections.network, state.projections.start
+        """One chunk of the projections after the other: the answers `[B, H, L, d]`."""
+        outputs, length = [], x.shape[1]
+        cut = pieces(state.memory.position, lengths, length, self.period)
+        # of a long sequence the backward pass computes again what is cheap: all but the memories' writing
+        again = length > RECOMPUTED and torch.is_grad_enabled()
+        say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False) if again else self._say
+        for piece, part in zip(cut, split(x, cut), strict=True):
+            real = None if piece.mask(x.device) is None else piece.count
+            *said, tail = say(part, state.tail, state.projections.start, real)
+            q, k, v, eta, alpha, theta = said
+            y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, real)
+            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all of them
+            _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, real)
+            state = SelfModifyingState(tail, projections, memory)
+            outputs.append(y)
+        return join(outputs, cut, length, dim=2), state
+
+    def _say(
+        self, x: Tensor, tail: Tensor, weights: tuple[Tensor, ...], lengths: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """What the projections say of tokens `[B, n, D]` of one of their chunks, which began with `weights`.
+
+        Returns q, k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), and the tail.
+        """
+        theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT
+        q, x, tail = self._looks(x, tail, lengths)
+        network = self.projections.network
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
-            read = network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
-            k, v, rate, decay = unit(read).unbind(1)
+            k, v, rate, decay = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
             eta, alpha = self.gates(rate, decay)
-        y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, lengths)
-        k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all projections
-        _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, lengths)
-        return y, SelfModifyingState(state.tail, projections, memory)
+        return q, k, v, eta, alpha, theta, tail
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-
-
-class Gates(nn.Module):
-    """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
-
-    eta = softplus(w . M_eta(x) + b) > 0 and alpha = 1 - 1/2 sigmoid(w . M_alpha(x) + b) in (1/2, 1), for unit outputs
-    of the memories: what a direction `w` can make of them is bounded. Heads start with memories of different length: a
-    retention strictly between `1 - 1/16` and `1 - 1/1024` a token.
-    """
-
-    direction: Tensor
-    bias: Tensor
-
-    def __init__(self, heads: int, width: int) -> None:
-        super().__init__()
-        self.heads, self.width = heads, width
-        for name, value in self.initial_values().items():
-            self.register_parameter(name, nn.Parameter(value))
-
-    def initial_values(self) -> dict[str, Tensor]:
-        """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
-        decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
-        rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
-        return {
-            "direction": torch.randn(2, self.heads, self.width),
-            "bias": torch.stack([rate, (decay / (1 - RETENTION_FLOOR)).logit()]),
-        }
-
-    def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-        """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""
-        direction, bias = self.direction.to(rate.dtype), self.bias.to(rate.dtype)
-        eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
-        alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
-        return F.softplus(eta), 1 - (1 - RETENTION_FLOOR) * torch.sigmoid(alpha)

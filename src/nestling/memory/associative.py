@@ -106,7 +106,6 @@ class AssociativeMemory(nn.Module):
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
         parts = network, objective, self.rule, self.target
         self.fused = backend == "auto" and not detach_writes and fused.fits(*parts, retention_floor)
-        self.recompute = False
         whole = [size for size in range(1, min(chunk_size, fused.LONGEST) + 1) if chunk_size % size == 0]
         self.block = whole[-1] if self.fused else chunk_size
 
@@ -220,12 +219,12 @@ class AssociativeMemory(nn.Module):
         if mask is not None:  # a rate of 0 writes and erases nothing
             alpha, eta = fill(alpha, mask, 1.0), fill(eta, mask, 0.0)
             theta = None if theta is None else fill(theta, mask, 1.0)
-        fresh = self._at_start(state)
+        fresh = self.at_start(state)
         if not self.fused or k.shape[-2] > fused.LONGEST:
             return self._general(q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
         held, read = (None, None) if fresh else state.start, q if self.read == "token" else None
         given = fused.Given(read, k, v, eta, alpha, *state.weights, *held)
-        y, *weights = fused.write_and_read(given, self.objective.delta, self.recompute, self._steps)
+        y, *weights = fused.write_and_read(given, self.objective.delta, self._steps)
         if q is not None and read is None:
             y = self.network.read(q, state.start)
         return y, tuple(ScanState(weight) for weight in weights)
@@ -284,7 +283,7 @@ class AssociativeMemory(nn.Module):
                 product(i, None)
         return y, tuple(after[i] for i in range(len(writes)))
 
-    def _at_start(self, state: MemoryState) -> bool:
+    def at_start(self, state: MemoryState) -> bool:
         """Whether every row begins a chunk: `weights` are `start`, for gradients as well as in value."""
         if state.weights is state.start:
             return True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.layers import SelfModifyingTitans
-from nestling.layers.self_modifying import KEY, VALUE
+from nestling.layers.recurrent import KEY, VALUE
 from nestling.memory import Given, GradientDescent
 
 

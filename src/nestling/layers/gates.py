@@ -1,0 +1,52 @@
+"""What reduces the outputs of the memories of eta and alpha to a learning rate and a retention.
+
+B batch, L length, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RETENTION_FLOOR = 0.5  # of what a token may leave of a memory (docs/stability.md)
+
+
+class Gates(nn.Module):
+    """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
+
+    eta = softplus(w . M_eta(x) + b) > 0 and alpha = 1 - 1/2 sigmoid(w . M_alpha(x) + b) in (1/2, 1), for unit outputs
+    of the memories: what a direction `w` can make of them is bounded. Heads start with memories of different length: a
+    retention strictly between `1 - 1/16` and `1 - 1/1024` a token.
+    """
+
+    direction: Tensor
+    bias: Tensor
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        for name, value in self.initial_values().items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
+        decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
+        rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
+        return {
+            "direction": torch.randn(2, self.heads, self.width),
+            "bias": torch.stack([rate, (decay / (1 - RETENTION_FLOOR)).logit()]),
+        }
+
+    def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+        """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""
+        return rates(rate, decay, self.direction.to(rate.dtype), self.bias.to(rate.dtype))
+
+
+def rates(rate: Tensor, decay: Tensor, direction: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """`Gates` as a function of tensors: `rate, decay [.., H, n, d]`, `direction [2, H, d]`, `bias [2, H]`."""
+    eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
+    alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
+    return F.softplus(eta), 1 - (1 - RETENTION_FLOOR) * torch.sigmoid(alpha)
