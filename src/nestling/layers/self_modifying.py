@@ -30,12 +30,11 @@ RECOMPUTED = 2048  # length of a call from which on some is computed again in th
 
 @dataclass(frozen=True)
 class SelfModifyingState(State):
-    """tail: `[B, 3, D]` of the convolution. projections: the memories k, v, eta, alpha, weights `[B, 4, H, ..]`.
-    memory: the memory that answers, weights `[B, H, ..]`."""
+    """tail: `[B, 3, D]` of the convolution. memories: those of k, v, eta, alpha and the one that answers, weights
+    `[B, 5, H, ..]`."""
 
     tail: Tensor
-    projections: MemoryState
-    memory: MemoryState
+    memories: MemoryState
 
 
 class SelfModifyingTitans(nn.Module):
@@ -88,12 +87,17 @@ class SelfModifyingTitans(nn.Module):
         self.conv = CausalConv(dim, filters=5)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
-        shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
-        shared |= {"detach_writes": detach_writes, "retention_floor": RETENTION_FLOOR}
-        self.projections = AssociativeMemory(
-            MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared
+        self.memories = AssociativeMemory(
+            MLP(width, hidden, heads=(5, heads)),
+            objective or Huber(),
+            rule,
+            (self.period,) * ANSWER + (chunk_size,),
+            read,
+            SelfGenerated(),
+            detach_writes,
+            RETENTION_FLOOR,
+            backend,
         )
-        self.memory = AssociativeMemory(MLP(width, hidden, heads=heads), chunk_size=chunk_size, read=read, **shared)
         self.gates = Gates(heads, width)
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -103,9 +107,7 @@ class SelfModifyingTitans(nn.Module):
 
     def init_state(self, batch: int) -> SelfModifyingState:
         """The meta-learned state before the first token."""
-        return SelfModifyingState(
-            self.conv.init_tail(batch), self.projections.init_state(batch), self.memory.init_state(batch)
-        )
+        return SelfModifyingState(self.conv.init_tail(batch), self.memories.init_state(batch))
 
     def forward(
         self, x: Tensor, state: SelfModifyingState | None = None, lengths: Tensor | None = None
@@ -120,11 +122,15 @@ class SelfModifyingTitans(nn.Module):
         y = self.norm(y.to(self.out.weight.dtype))
         return self.out(y.transpose(1, 2).flatten(2)), state
 
-    def _looks(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What the memories are read at, unit norm: `q [B, H, L, d]`, and `[B, 4, H, L, d]` of the projections; the tail."""
-        x, tail = self.conv(x, tail, lengths)
-        x = F.silu(x)  # [B, 5, L, D]
-        return unit(self._split(self.query(x[:, 4]))), unit(self._split(x[:, :4])), tail
+    def _query(self, x: Tensor, tail: Tensor) -> Tensor:
+        """`[B, H, L, d]` of norm 1, for a whole call: who watches what the query's weight sees, sees it once."""
+        x, _ = self.conv(x, tail, None, slice(ANSWER, None))
+        return unit(self._split(self.query(F.silu(x[:, 0]))))
+
+    def _looks(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the projections are read at, `[B, 4, H, L, d]` of norm 1, and the tail."""
+        x, tail = self.conv(x, tail, lengths, slice(ANSWER))
+        return unit(self._split(F.silu(x))), tail
 
     def _recurrence(
         self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
@@ -132,65 +138,57 @@ class SelfModifyingTitans(nn.Module):
         """As `_chunks` for chunks of one token, all memories at once; None where it does not apply: where the layer or
         the state has something apart that it takes as one, or a row has an update to refuse.
         """
-        step, memory, projections = self.token_step, state.memory, state.projections
-        if step is None or not (self.memory.at_start(memory) and self.projections.at_start(projections)):
+        step, memories = self.token_step, state.memories
+        if step is None or not self.memories.at_start(memories):
             return None
-        length = x.shape[1]
-        q, x, tail = self._looks(x, state.tail, lengths)
-        up, down = (torch.cat([p, m[:, None]], 1) for p, m in zip(projections.start, memory.start, strict=True))
-        exact = up.dtype
+        length, exact = x.shape[1], memories.start[0].dtype
+        q, (x, tail) = self._query(x, state.tail), self._looks(x, state.tail, lengths)
         looks = torch.cat([x, q[:, None]], 1).to(exact)
         mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            fixed = (self.gates.direction.to(exact), self.gates.bias.to(exact), self.memory.objective, self.memory.rule)
-            y, weights = token_by_token(lambda look, w: step(look, w, *fixed), looks, (up, down), mask)
+            gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
+            parts = self.memories.objective, self.memories.rule
+            y, weights = token_by_token(lambda look, w: step(look, w, *gates, *parts), looks, memories.start, mask)
         if not all(bool(w.detach().sum().isfinite()) for w in weights):
             return None
-        count = length if lengths is None else lengths
-        projections, memory = (
-            MemoryState(part, part, None, old.position + count, old.refused)
-            for old, part in (
-                (projections, tuple(w[:, :ANSWER] for w in weights)),
-                (memory, tuple(w[:, ANSWER] for w in weights)),
-            )
-        )
-        return y, SelfModifyingState(tail, projections, memory)
+        position = memories.position + (length if lengths is None else lengths)
+        return y, SelfModifyingState(tail, MemoryState(weights, weights, None, position, memories.refused))
 
     def _chunks(
         self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
     ) -> tuple[Tensor, SelfModifyingState]:
         """One chunk of the projections after the other: the answers `[B, H, L, d]`."""
         outputs, length = [], x.shape[1]
-        cut = pieces(state.memory.position, lengths, length, self.period)
+        cut = pieces(state.memories.position, lengths, length, self.period)
+        queries = self._query(x, state.tail)[:, None]
         # of a long sequence the backward pass computes again what is cheap: all but the memories' writing
         again = length > RECOMPUTED and torch.is_grad_enabled()
         say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False) if again else self._say
-        for piece, part in zip(cut, split(x, cut), strict=True):
+        for piece, q, part in zip(cut, split(queries, cut, 3), split(x, cut), strict=True):
             real = None if piece.mask(x.device) is None else piece.count
-            *said, tail = say(part, state.tail, state.projections.start, real)
-            q, k, v, eta, alpha, theta = said
-            y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, real)
-            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all of them
-            _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, real)
-            state = SelfModifyingState(tail, projections, memory)
+            start = tuple(w[:, :ANSWER] for w in state.memories.start)
+            *said, tail = say(part, state.tail, start, real)
+            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], tuple(said))  # one for all memories
+            y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real)
+            state = SelfModifyingState(tail, memories)
             outputs.append(y)
-        return join(outputs, cut, length, dim=2), state
+        return join(outputs, cut, length, dim=3).squeeze(1), state
 
     def _say(
         self, x: Tensor, tail: Tensor, weights: tuple[Tensor, ...], lengths: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """What the projections say of tokens `[B, n, D]` of one of their chunks, which began with `weights`.
 
-        Returns q, k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), and the tail.
+        Returns k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), and the tail.
         """
         theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT
-        q, x, tail = self._looks(x, tail, lengths)
-        network = self.projections.network
+        x, tail = self._looks(x, tail, lengths)
+        network = self.memories.network
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
             k, v, rate, decay = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
             eta, alpha = self.gates(rate, decay)
-        return q, k, v, eta, alpha, theta, tail
+        return k, v, eta, alpha, theta, tail
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)

@@ -39,8 +39,9 @@ def fits(network: Any, objective: Any, rule: Any, target: Any, retention_floor: 
 
 
 class Given(NamedTuple):
-    """q, k, v: `[.., n, d]`, q None where nothing is read. eta, alpha: `[.., n]`. up, down: the running weights `[.., d, h]` and
-    `[.., h, d]`; held_up, held_down: those that the chunk started from, None where they are the running ones."""
+    """q, k, v: `[.., n, d]`; q is None where nothing is read, and may be of the last memories (dimension 1) alone.
+    eta, alpha: `[.., n]`. up, down: the running weights `[.., d, h]` and `[.., h, d]`. held_up, held_down: those that the
+    chunk started from, None where they are the running ones."""
 
     q: Tensor | None
     k: Tensor
@@ -119,10 +120,16 @@ def _forward(given: Given, radius: float) -> tuple[tuple[Tensor | None, Tensor, 
     after = last * (up + k.mT @ met.up.write), last * (down + a.mT @ met.down.write)
     if q is None:
         return (None, *after), memo.made
-    z_read = memo(lambda: met.before * (q @ up + strictly_lower(q @ k.mT) @ met.up.write))
+    k, a, up, down, before, write_up, write_down = _readers(q, k, a, up, down, met)
+    z_read = memo(lambda: before * (q @ up + strictly_lower(q @ k.mT) @ write_up))
     hidden = F.silu(z_read)
-    y = q + met.before * (hidden @ down + strictly_lower(hidden @ a.mT) @ met.down.write)
+    y = q + before * (hidden @ down + strictly_lower(hidden @ a.mT) @ write_down)
     return (y, *after), memo.made
+
+
+def _readers(q: Tensor, k: Tensor, a: Tensor, up: Tensor, down: Tensor, met: Pass) -> list[Tensor]:
+    """What the memories that are read have of each."""
+    return [x[:, -q.shape[1] :] for x in (k, a, up, down, met.before, met.up.write, met.down.write)]
 
 
 def _pass(given: Given, radius: float, memo: Memo) -> Pass:
@@ -216,26 +223,27 @@ def _backward(
     at_write_down, at_a = a @ at_down, of_down.write @ at_down.mT
 
     # reading: y = q + before * (hidden W_down + strictly_lower(hidden a^T) write_down), and so the hidden units
-    at_before = torch.zeros_like(before)  # the gradient at its logarithm
-    at_q = None
+    at_q, at_before = None, torch.zeros_like(alpha)  # the latter at the logarithm
     if q is not None and at_y is not None:
         assert y is not None
         (z_read,) = memo.left or ()
+        last_k, last_a, last_up, last_down, last_before, write_up, write_down = _readers(q, k, a, up, down, met)
         hidden, slope_read = silu_and_slope(z_read)
-        inner = before * at_y
-        scores = strictly_lower(inner @ of_down.write.mT)
-        at_hidden = inner @ down.mT + scores @ a
-        at_a = at_a + scores.mT @ hidden
-        at_down = at_down + hidden.mT @ inner
-        at_write_down = at_write_down + strictly_lower(hidden @ a.mT).mT @ inner
+        inner = last_before * at_y
+        scores = strictly_lower(inner @ write_down.mT)
+        at_hidden = inner @ last_down.mT + scores @ last_a
+        _add(at_a, scores.mT @ hidden)
+        _add(at_down, hidden.mT @ inner)
+        _add(at_write_down, strictly_lower(hidden @ last_a.mT).mT @ inner)
         at_z = at_hidden * slope_read
-        inner = before * at_z
-        scores = strictly_lower(inner @ of_up.write.mT)
-        at_q = at_y + inner @ up.mT + scores @ k
-        at_k = at_k + scores.mT @ q
-        at_up = at_up + q.mT @ inner
-        at_write_up = at_write_up + strictly_lower(q @ k.mT).mT @ inner
-        at_before = (at_y * (y - q)).sum(-1, keepdim=True) + (at_z * z_read).sum(-1, keepdim=True)
+        inner = last_before * at_z
+        scores = strictly_lower(inner @ write_up.mT)
+        at_q = at_y + inner @ last_up.mT + scores @ last_k
+        _add(at_k, scores.mT @ q)
+        _add(at_up, q.mT @ inner)
+        _add(at_write_up, strictly_lower(q @ last_k.mT).mT @ inner)
+        decayed = (at_y * (y - q)).sum(-1) + (at_z * z_read).sum(-1)
+        _add(at_before, decayed.sum_to_size(at_before[:, -q.shape[1] :].shape))
 
     # the scans
     rates = eta[..., None], alpha[..., None], before
@@ -257,7 +265,7 @@ def _backward(
     at_z = torch.addcmul(at_a * met.slope, at_slope, bend(met.z))
     at_z = at_z + by_up.found if fresh else at_z
     at_k = at_k + at_error + at_z @ held_up.mT
-    at_k = at_k.sum_to_size(k.shape) + by_up.x  # all memories that share the key, and what they share of it
+    at_k = at_k.sum_to_size(k.shape) + by_up.x.sum_to_size(k.shape)  # of all memories that share the key
 
     # the target: unit(v + silu(v W_up) W_down)
     at_proposed = scaled_backward(met.proposed, -at_error, SMALLEST, 1.0)
@@ -270,7 +278,7 @@ def _backward(
         at_up, at_down, at_held_up, at_held_down = at_up + at_held_up, at_down + at_held_down, None, None
 
     # the gates; what decays a block's start decays at every token before
-    at_before = _over(at_before, alpha) + _over(by_up.before, alpha) + _over(by_down.before, alpha)
+    at_before = at_before + _over(by_up.before, alpha) + _over(by_down.before, alpha)
     later = at_before.flip(-1).cumsum(-1).flip(-1) - at_before
     at_log = (
         later + at_end.sum_to_size(alpha.shape[:-1])[..., None] + _over(by_up.log, alpha) + _over(by_down.log, alpha)
@@ -279,6 +287,11 @@ def _backward(
     found |= {"alpha": at_log / alpha, "up": at_up, "down": at_down, "held_up": at_held_up, "held_down": at_held_down}
     slopes = Given(**found)
     return [None if at is None else at.sum_to_size(x.shape) for at, x in zip(slopes, given, strict=True)]
+
+
+def _add(total: Tensor, part: Tensor) -> None:
+    """Add what the memories that are read have, in place."""
+    total[:, -part.shape[1] :] += part
 
 
 def _over(x: Tensor, like: Tensor) -> Tensor:
