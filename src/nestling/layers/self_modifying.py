@@ -148,7 +148,8 @@ class SelfModifyingTitans(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
             parts = self.memories.objective, self.memories.rule
-            y, weights = token_by_token(lambda look, w: step(look, w, *gates, *parts), looks, memories.start, mask)
+            up, down = memories.start
+            y, weights = token_by_token(lambda look, w: step(look, w, *gates, *parts), looks, (up, down), mask)
         if not all(bool(w.detach().sum().isfinite()) for w in weights):
             return None
         position = memories.position + (length if lengths is None else lengths)
@@ -167,8 +168,8 @@ class SelfModifyingTitans(nn.Module):
         for piece, q, part in zip(cut, split(queries, cut, 3), split(x, cut), strict=True):
             real = None if piece.mask(x.device) is None else piece.count
             start = tuple(w[:, :ANSWER] for w in state.memories.start)
-            *said, tail = say(part, state.tail, start, real)
-            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], tuple(said))  # one for all memories
+            said, tail = say(part, state.tail, start, real)
+            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], said)  # one for all memories
             y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real)
             state = SelfModifyingState(tail, memories)
             outputs.append(y)
@@ -176,7 +177,7 @@ class SelfModifyingTitans(nn.Module):
 
     def _say(
         self, x: Tensor, tail: Tensor, weights: tuple[Tensor, ...], lengths: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[tuple[Tensor | None, ...], Tensor]:
         """What the projections say of tokens `[B, n, D]` of one of their chunks, which began with `weights`.
 
         Returns k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), and the tail.
@@ -188,7 +189,7 @@ class SelfModifyingTitans(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             k, v, rate, decay = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
             eta, alpha = self.gates(rate, decay)
-        return k, v, eta, alpha, theta, tail
+        return (k, v, eta, alpha, theta), tail
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)

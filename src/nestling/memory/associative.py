@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nestling.memory import fused
 from nestling.memory.network import Network
+from nestling.memory.objective import Huber
 from nestling.memory.reference import token_loop
 from nestling.memory.rule import GradientDescent, Rule
 from nestling.memory.target import Given
@@ -243,28 +244,32 @@ class AssociativeMemory(nn.Module):
         fresh = self.at_start(state)
         if not self.fused or k.shape[-2] > fused.LONGEST:
             return self._general(q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
-        held, read = (None, None) if fresh else state.start, q if self.read == "token" else None
-        given = fused.Given(read, k, v, eta, alpha, *state.weights, *held)
-        y, *weights = fused.write_and_read(given, self.objective.delta, self._steps)
+        assert isinstance(self.objective, Huber)
+        up, down = state.weights
+        held_up, held_down = (None, None) if fresh else state.start
+        read = q if self.read == "token" else None
+        given = fused.Given(read, k, v, eta, alpha, up, down, held_up, held_down)
+        y, after_up, after_down = fused.write_and_read(given, self.objective.delta, self._steps)
         if q is not None and read is None:
             y = self.network.read(q, [w[:, -q.shape[1] :] for w in state.start])
-        return y, tuple(ScanState(weight) for weight in weights)
+        return y, (ScanState(after_up), ScanState(after_down))
 
     def _loop(
-        self, q: Tensor | None, *others: Tensor | None, state: MemoryState, mask: Tensor | None
+        self, q: Tensor | None, *others: Any, state: MemoryState, mask: Tensor | None
     ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
         """The token-loop oracle."""
         y, moved = token_loop(self, _for_all(q, state.weights), *others, state, mask)
         return y if y is None or q is None else y[:, -q.shape[1] :], moved
 
     def _steps(
-        self, q: Tensor | None, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, *weights: Tensor | None
+        self, q: Tensor | None, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, *weights: Any
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """`fused.write_and_read` step by step, differentiable as often as wanted."""
-        (up, down, *held), fresh = weights, weights[-1] is None
-        start = (up, down) if fresh else tuple(held)
-        y, (up, down) = self._general(q, k, v, eta, alpha, None, (up, down), None, start, fresh, None)
-        return y, up.memory, down.memory
+        running, held = weights[:2], weights[2:]
+        fresh = held[0] is None
+        y, moved = self._general(q, k, v, eta, alpha, None, running, None, running if fresh else held, fresh, None)
+        up, down = (state.memory for state in moved)
+        return y, up, down
 
     def _general(
         self,

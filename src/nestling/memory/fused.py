@@ -121,10 +121,14 @@ def _forward(given: Given, radius: float) -> tuple[tuple[Tensor | None, Tensor, 
     if q is None:
         return (None, *after), memo.made
     k, a, up, down, before, write_up, write_down = _readers(q, k, a, up, down, met)
-    z_read = memo(lambda: before * (q @ up + strictly_lower(q @ k.mT) @ write_up))
-    hidden = F.silu(z_read)
+    hidden = F.silu(_read(q, k, up, before, write_up, memo))
     y = q + before * (hidden @ down + strictly_lower(hidden @ a.mT) @ write_down)
     return (y, *after), memo.made
+
+
+def _read(q: Tensor, k: Tensor, up: Tensor, before: Tensor, write: Tensor, memo: Memo) -> Tensor:
+    """The query's hidden units before the nonlinearity, `q_t W_up,{t-1}`."""
+    return memo(lambda: before * (q @ up + strictly_lower(q @ k.mT) @ write))
 
 
 def _readers(q: Tensor, k: Tensor, a: Tensor, up: Tensor, down: Tensor, met: Pass) -> list[Tensor]:
@@ -155,7 +159,7 @@ def _scan(x: Tensor, surprise: Tensor, found: Tensor, eta: Tensor, alpha: Tensor
     damped = 1 / (1 + eta * x.square().sum(-1, keepdim=True))
     erasure = eta * damped / alpha
     inverse = memo(lambda: unit_lower_inverse((erasure * x) @ x.mT))
-    write = memo(lambda: inverse @ (torch.addcdiv(found, surprise, before) * -erasure))
+    write = inverse @ (torch.addcdiv(found, surprise, before) * -erasure)
     return Scan(x, surprise, found, damped, erasure, inverse, write)
 
 
@@ -167,7 +171,7 @@ def _last(alpha: Tensor) -> Tensor:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, radius: float, general: Callable[..., Any], *arguments: Tensor | None
+        ctx: Any, radius: float, general: Callable[..., Any], *arguments: Any
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         outputs, made = _forward(Given(*arguments), radius)
         ctx.radius, ctx.general = radius, general
@@ -175,7 +179,7 @@ class _Fused(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
         size = len(Given._fields)
         tensors = ctx.saved_tensors  # once: a checkpoint does not give them twice
         given, outputs, made = Given(*tensors[:size]), tensors[size : size + 3], tensors[size + 3 :]
@@ -226,8 +230,8 @@ def _backward(
     at_q, at_before = None, torch.zeros_like(alpha)  # the latter at the logarithm
     if q is not None and at_y is not None:
         assert y is not None
-        (z_read,) = memo.left or ()
         last_k, last_a, last_up, last_down, last_before, write_up, write_down = _readers(q, k, a, up, down, met)
+        z_read = _read(q, last_k, last_up, last_before, write_up, memo)
         hidden, slope_read = silu_and_slope(z_read)
         inner = last_before * at_y
         scores = strictly_lower(inner @ write_down.mT)
@@ -285,8 +289,8 @@ def _backward(
     )
     found = {"q": at_q, "k": at_k, "v": at_v, "eta": _over(by_up.eta, eta) + _over(by_down.eta, eta)}
     found |= {"alpha": at_log / alpha, "up": at_up, "down": at_down, "held_up": at_held_up, "held_down": at_held_down}
-    slopes = Given(**found)
-    return [None if at is None else at.sum_to_size(x.shape) for at, x in zip(slopes, given, strict=True)]
+    pairs = ((found[name], x) for name, x in given._asdict().items())
+    return [None if at is None or x is None else at.sum_to_size(x.shape) for at, x in pairs]
 
 
 def _add(total: Tensor, part: Tensor) -> None:

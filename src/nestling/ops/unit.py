@@ -46,4 +46,5 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return scaled_backward(*ctx.saved_tensors, gradients[0], ctx.floor, ctx.radius), None, None
+        (x,) = ctx.saved_tensors
+        return scaled_backward(x, gradients[0], ctx.floor, ctx.radius), None, None
