@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RETENTION_FLOOR = 0.5  # of what a token may leave of a memory
+
 
 class Gates(nn.Module):
     """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
@@ -33,7 +35,10 @@ class Gates(nn.Module):
         """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
         decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
         rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
-        return {"direction": torch.randn(2, self.heads, self.width), "bias": torch.stack([rate, (2 * decay).logit()])}
+        return {
+            "direction": torch.randn(2, self.heads, self.width),
+            "bias": torch.stack([rate, (decay / (1 - RETENTION_FLOOR)).logit()]),
+        }
 
     def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
         """`eta, alpha [B, H, n]` from the memories' outputs `[B, H, n, d]`."""
@@ -44,4 +49,4 @@ def rates(rate: Tensor, decay: Tensor, direction: Tensor, bias: Tensor) -> tuple
     """`Gates` as a function of tensors: `rate, decay [.., H, n, d]`, `direction [2, H, d]`, `bias [2, H]`."""
     eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
     alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
-    return F.softplus(eta), 1 - 0.5 * torch.sigmoid(alpha)
+    return F.softplus(eta), 1 - (1 - RETENTION_FLOOR) * torch.sigmoid(alpha)

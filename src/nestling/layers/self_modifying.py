@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.layers.conv import CausalConv
-from nestling.layers.gates import Gates
+from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
 from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
@@ -85,7 +85,7 @@ class SelfModifyingTitans(nn.Module):
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
         shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
-        shared["detach_writes"] = detach_writes
+        shared |= {"detach_writes": detach_writes, "retention_floor": RETENTION_FLOOR}
         self.projections = AssociativeMemory(
             MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared
         )

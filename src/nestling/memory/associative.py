@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from nestling.memory import fused
 from nestling.memory.network import Network
 from nestling.memory.reference import token_loop
 from nestling.memory.rule import GradientDescent, Rule
@@ -65,6 +66,7 @@ class AssociativeMemory(nn.Module):
             the chunk's start (Eq. 90). With a chunk of 1 they are the same.
         target: `Given` (the value) or `SelfGenerated` (Eq. 84).
         detach_writes: no outer gradient flows through the writes: cheap, and only the reads are learnt.
+        retention_floor: what alpha is promised to be at least. From 1/2 on, without momentum, a faster form is exact.
         backend: "auto", or "reference" for the token loop.
     """
 
@@ -77,6 +79,7 @@ class AssociativeMemory(nn.Module):
         read: str = "token",
         target: Callable[..., Tensor] | None = None,
         detach_writes: bool = False,
+        retention_floor: float = 0.0,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -101,6 +104,11 @@ class AssociativeMemory(nn.Module):
         self.network, self.objective = network, objective
         self.target: Callable[..., Tensor] = target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
+        parts = network, objective, self.rule, self.target
+        self.fused = backend == "auto" and not detach_writes and fused.fits(*parts, retention_floor)
+        self.recompute = False
+        whole = [size for size in range(1, min(chunk_size, fused.LONGEST) + 1) if chunk_size % size == 0]
+        self.block = whole[-1] if self.fused else chunk_size
 
     def extra_repr(self) -> str:
         path = "token-loop oracle" if self.backend == "reference" else "chunk"
@@ -166,7 +174,7 @@ class AssociativeMemory(nn.Module):
         with torch.autocast(k.device.type, enabled=False):
             exact = state.weights[0].dtype
             q, k, v, eta, alpha, theta = tree_map(lambda x: x.to(exact), (q, k, v, eta, alpha, theta))
-            cut = pieces(state.position, lengths, length, self.chunk_size)
+            cut = pieces(state.position, lengths, length, self.block)
             tokens = [split(x, cut, dim=k.dim() - 2) for x in (q, k, v, eta, alpha, theta)]
             for piece, *parts in zip(cut, *tokens, strict=True):
                 mask = piece.mask(k.device)
@@ -206,22 +214,56 @@ class AssociativeMemory(nn.Module):
         state: MemoryState,
         mask: Tensor | None,
     ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
-        """One piece of a chunk: the local backward pass at the chunk's start, then one scan a weight."""
+        """One piece of a chunk, at most: the local backward pass at the chunk's start, then one scan a weight."""
         assert isinstance(self.network, Network)
-        network, momentum = self.network, state.momentum or (None,) * len(state.weights)
-        target, held = self.target(network, state.start, v), state.start
-        if self.detach_writes:
-            held = tuple(w.detach() for w in held)
-            k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
-        if alpha is None:
-            alpha = torch.ones_like(k[..., 0])
+        alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
         if mask is not None:  # a rate of 0 writes and erases nothing
             alpha, eta = fill(alpha, mask, 1.0), fill(eta, mask, 0.0)
             theta = None if theta is None else fill(theta, mask, 1.0)
+        fresh = self.at_start(state)
+        if not self.fused or k.shape[-2] > fused.LONGEST:
+            return self._general(q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
+        held, read = (None, None) if fresh else state.start, q if self.read == "token" else None
+        given = fused.Given(read, k, v, eta, alpha, *state.weights, *held)
+        y, *weights = fused.write_and_read(given, self.objective.delta, self.recompute, self._steps)
+        if q is not None and read is None:
+            y = self.network.read(q, state.start)
+        return y, tuple(ScanState(weight) for weight in weights)
+
+    def _steps(
+        self, q: Tensor | None, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, *weights: Tensor | None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """`fused.write_and_read` step by step, differentiable as often as wanted."""
+        (up, down, *held), fresh = weights, weights[-1] is None
+        start = (up, down) if fresh else tuple(held)
+        y, (up, down) = self._general(q, k, v, eta, alpha, None, (up, down), None, start, fresh, None)
+        return y, up.memory, down.memory
+
+    def _general(
+        self,
+        q: Tensor | None,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        alpha: Tensor,
+        theta: Tensor | None,
+        weights: tuple[Tensor, ...],
+        momentum: tuple[Tensor, ...] | None,
+        start: tuple[Tensor, ...],
+        fresh: bool,
+        mask: Tensor | None,
+    ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
+        """Any network, objective, rule and target. fresh: the running weights are those at the chunk's start."""
+        assert isinstance(self.network, Network)
+        network, pushes = self.network, momentum or (None,) * len(weights)
+        target, held = self.target(network, start, v), start
+        if self.detach_writes:
+            held = tuple(w.detach() for w in held)
+            k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
         decay = Decay.of(alpha, theta, mask)
         after: dict[int, ScanState] = {}
         # at a chunk's start the running weights are those just read, and give the same outputs
-        fresh = not self.detach_writes and self.at_start(state)
+        known = fresh and not self.detach_writes
         writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
@@ -229,15 +271,15 @@ class AssociativeMemory(nn.Module):
             x_in, found, surprise = writes[i]
             eps, step = self.rule.factors(eta, x_in)
             step = step if theta is None else (1 - theta) * step
-            start, known = ScanState(state.weights[i], momentum[i]), found if fresh else None
-            y, after[i] = chunk_step(x, x_in, -step[..., None] * surprise, eps, decay, start, "exclusive", known)
+            u, begin = -step[..., None] * surprise, ScanState(weights[i], pushes[i])
+            y, after[i] = chunk_step(x, x_in, u, eps, decay, begin, "exclusive", found if known else None)
             return y
 
         y = None
         if q is not None and self.read == "token":
             y = network(q, [lambda x, i=i: product(i, x) for i in range(len(writes))])
         else:
-            y = None if q is None else network.read(q, state.start)
+            y = None if q is None else network.read(q, start)
             for i in range(len(writes)):
                 product(i, None)
         return y, tuple(after[i] for i in range(len(writes)))

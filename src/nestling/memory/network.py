@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestling.ops.silu import silu_and_slope
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -100,9 +102,8 @@ class MLP(Network):
     def writes(self, k: Tensor, weights: Sequence[Tensor], surprise: Callable[[Tensor], Tensor]) -> tuple[Write, ...]:
         up, down = weights
         z = k @ up
-        gate = torch.sigmoid(z)
-        a = z * gate
+        a, slope = silu_and_slope(z)
         o = a @ down
         at_output = surprise(k + o)
-        at_hidden = (at_output @ down.mT) * (gate + a * (1 - gate))  # silu'(z)
+        at_hidden = (at_output @ down.mT) * slope
         return Write(k, z, at_hidden), Write(a, o, at_output)

@@ -27,22 +27,23 @@ def _scale(x: Tensor, floor: float, radius: float) -> Tensor:
     return radius / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(floor)
 
 
+def scaled_backward(x: Tensor, gradient: Tensor, floor: float, radius: float) -> Tensor:
+    """The gradient at x of `radius x / max(|x|, floor)`: `s (dy - x <x, dy> / |x|^2)` for the scale s, below the floor `s dy`."""
+    scale = _scale(x, floor, radius)
+    direction = x * (scale / radius)
+    along = (direction * gradient).sum(-1, keepdim=True) * (scale < radius / floor)
+    return (gradient - direction * along) * scale
+
+
 class _Scaled(torch.autograd.Function):
-    """`y = radius x / max(|x|, floor)`."""
+    """`radius x / max(|x|, floor)`: only x is kept, and the gradient can be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, floor: float, radius: float) -> Tensor:
-        scale = _scale(x, floor, radius)
-        ctx.save_for_backward(x, scale)
+        ctx.save_for_backward(x)
         ctx.floor, ctx.radius = floor, radius
-        return x * scale
+        return x * _scale(x, floor, radius)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """`dx = s (dy - x <x, dy> / |x|^2)` for the scale s; within the floor, where s is a constant, `s dy`."""
-        (gradient,), (x, scale) = gradients, ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: as a function of the input again
-            scale = _scale(x, ctx.floor, ctx.radius)
-        direction = x * (scale / ctx.radius)
-        along = (direction * gradient).sum(-1, keepdim=True) * (scale < ctx.radius / ctx.floor)
-        return (gradient - direction * along) * scale, None, None
+        return scaled_backward(*ctx.saved_tensors, gradients[0], ctx.floor, ctx.radius), None, None
