@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
 from nestling.layers.self_modifying import Gates
-from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, unit
+from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, ToInitial, unit
 from tests.helpers import close, differ, gradients, randn, randomise, relative
 
 B, L, D, HEADS = 2, 37, 8, 2
@@ -20,6 +20,8 @@ OPTIONS = {
     "plain descent": {"rule": GradientDescent(momentum=True), "objective": DotProduct(), "projection_chunk_size": 16},
     "narrow memories": {"hidden": 3, "objective": L2()},
     "detached writes": {"detach_writes": True, "projection_chunk_size": 16},
+    "faded to the initial weights": {"retention": ToInitial(), "projection_chunk_size": 16},
+    "faded so, detached, plain descent": {"retention": ToInitial(), "rule": GradientDescent(), "detach_writes": True},
 }
 
 

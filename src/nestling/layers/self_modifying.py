@@ -6,6 +6,7 @@ B batch, L length, H heads, d head width, C chunk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,10 @@ from torch.nn import functional as F
 from nestling.layers.conv import CausalConv
 from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
-from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
+from nestling.layers.recurrent import ANSWER, TokenStep, Weights, token_by_token, token_step
 from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
+from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
 from nestling.ops import State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
@@ -26,7 +28,7 @@ from nestling.ops.state import tree_map
 
 @dataclass(frozen=True)
 class SelfModifyingState(State):
-    """tail: `[B, 3, D]` of the convolution. projections: the memories k, v, eta, alpha, weights `[B, 4, H, ..]`.
+    """tail: `[B, conv_width - 1, D]` of the convolution. projections: the memories k, v, eta, alpha, weights `[B, 4, H, ..]`.
     memory: the memory that answers, weights `[B, H, ..]`."""
 
     tail: Tensor
@@ -57,6 +59,9 @@ class SelfModifyingTitans(nn.Module):
         read: "token" or "chunk".
         detach_writes: no outer gradient through the writes (cheap; less is learnt).
         backend: "auto", or "reference" for the token-loop oracle.
+        retention: what the memories fade to; see `nestling.memory`.
+        horizons: between these numbers of tokens the heads' memories fade at the start, spread over the heads.
+        conv_width: tokens that the convolution sees, the current one included; 1 mixes none.
     """
 
     def __init__(
@@ -71,6 +76,9 @@ class SelfModifyingTitans(nn.Module):
         read: str = "token",
         detach_writes: bool = False,
         backend: str = "auto",
+        retention: Retention | None = None,
+        horizons: tuple[float, float] = (16, 1024),
+        conv_width: int = 4,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -81,16 +89,16 @@ class SelfModifyingTitans(nn.Module):
         width = dim // heads
         hidden = hidden or width
         self.heads = heads
-        self.conv = CausalConv(dim, filters=5)
+        self.conv = CausalConv(dim, filters=5, width=conv_width)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
         shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
-        shared |= {"detach_writes": detach_writes, "retention_floor": RETENTION_FLOOR}
+        shared |= {"detach_writes": detach_writes, "retention_floor": RETENTION_FLOOR, "retention": retention}
         self.projections = AssociativeMemory(
             MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared
         )
         self.memory = AssociativeMemory(MLP(width, hidden, heads=heads), chunk_size=chunk_size, read=read, **shared)
-        self.gates = Gates(heads, width)
+        self.gates = Gates(heads, width, horizons)
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.token_step: TokenStep | None = None
@@ -130,13 +138,17 @@ class SelfModifyingTitans(nn.Module):
         step, memory, projections = self.token_step, state.memory, state.projections
         if step is None or not (self.memory.at_start(memory) and self.projections.at_start(projections)):
             return None
-        up, down = (torch.cat([p, m[:, None]], 1) for p, m in zip(projections.start, memory.start, strict=True))
+        up, down = side_by_side(projections.start, memory.start, dim=1)
         exact, length = up.dtype, x.shape[-2]
         looks = torch.cat([x, q[:, None]], 1).to(exact)
         mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            fixed = (self.gates.direction.to(exact), self.gates.bias.to(exact), self.memory.objective, self.memory.rule)
-            y, weights = token_by_token(lambda look, w: step(look, w, *fixed), looks, (up, down), mask)
+            gates, ways = (
+                (self.gates.direction.to(exact), self.gates.bias.to(exact)),
+                (self.memory.objective, self.memory.rule),
+            )
+            rest = self._rest(exact)
+            y, weights = token_by_token(lambda look, w: step(look, w, rest, *gates, *ways), looks, (up, down), mask)
         if not all(bool(w.detach().sum().isfinite()) for w in weights):
             return None
         count = length if lengths is None else lengths
@@ -148,6 +160,14 @@ class SelfModifyingTitans(nn.Module):
             )
         )
         return y, SelfModifyingState(state.tail, projections, memory)
+
+    def _rest(self, dtype: torch.dtype) -> Weights | None:
+        """What the weights of all memories fade to, as `token_step` takes it."""
+        projections, memory = (m.retention.rest(m.network) for m in (self.projections, self.memory))
+        if projections is None or memory is None:
+            return None
+        up, down = (w.to(dtype).unsqueeze(-1) for w in side_by_side(projections, memory, dim=0))
+        return up, down
 
     def _chunks(
         self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, lengths: Tensor | None
@@ -179,3 +199,8 @@ class SelfModifyingTitans(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+
+def side_by_side(projections: tuple[Tensor, ...], memory: tuple[Tensor, ...], dim: int) -> Iterator[Tensor]:
+    """Each weight of the projections' memories with that of the memory that answers as the last along `dim`."""
+    return (torch.cat([p, m.unsqueeze(dim)], dim) for p, m in zip(projections, memory, strict=True))
