@@ -73,13 +73,15 @@ def blocks(mixer: str, layers: int, **settings: Any) -> Contender:
     return Contender(Blocks, {"mixer": mixer, "num_hidden_layers": layers, **settings})
 
 
-# Hope and the LSTM have one block, the others two with narrower MLPs: depth helps where a state is missing.
+# Hope and the LSTM have one block, the others two with narrower MLPs: depth helps where a state is missing. No recurrent
+# model mixes neighbouring tokens before its memory: what it knows of the past is what its memory holds.
+HOPE = {"chunk_size": 1, "memory_retention": "initial", "memory_horizons": (4.0, 8.0)}
 CONTENDERS: dict[str, Contender] = {
-    "Hope": blocks("self_modifying_titans", 1, chunk_size=1),
+    "Hope": blocks("self_modifying_titans", 1, conv_width=1, **HOPE),
     "Transformer++": blocks("attention", 2),
-    "linear attention": blocks("linear_attention", 2),
-    "DeltaNet": blocks("deltanet", 2),
-    "Gated DeltaNet": blocks("gated_deltanet", 2),
-    "Gated DeltaNet [-1, 1]": blocks("gated_deltanet", 2, step_range=2.0),
+    "linear attention": blocks("linear_attention", 2, conv_width=1),
+    "DeltaNet": blocks("deltanet", 2, conv_width=1),
+    "Gated DeltaNet": blocks("gated_deltanet", 2, conv_width=1),
+    "Gated DeltaNet [-1, 1]": blocks("gated_deltanet", 2, conv_width=1, step_range=2.0),
     "LSTM": Contender(LSTM),
 }
