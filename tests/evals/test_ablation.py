@@ -47,9 +47,9 @@ def test_every_row_is_another_model():
 def test_a_static_projection_stays_and_the_others_move(name, still):
     """Its weights after a text are bit for bit those before; momentum has nothing of it."""
     _, state, start = read(name)
-    for weight, initial in zip(state.projections.weights, start.projections.weights, strict=True):
+    for weight, initial in zip(state.memories.weights, start.memories.weights, strict=True):
         moved = (weight - initial).abs().flatten(2).amax(2)[0]
-        assert moved[still] == 0 and moved[[i for i in range(4) if i != still]].min() > 0
+        assert moved[still] == 0 and moved[[i for i in range(5) if i != still]].min() > 0
 
 
 def test_without_decay_all_is_retained():
@@ -65,15 +65,15 @@ def test_rows_that_are_settings_are_set():
     """Descent without erasure, a shared target, one level of the same parameters, chunks and reads as named."""
     layers = {name: layer_of(made(name)) for name in ROWS}
     x = torch.randn(3, 4)
-    for memory in (layers["w/o DGD"].projections, layers["w/o DGD"].memory):
-        assert memory.rule.factors(torch.ones(3), x)[0] is None and memory.rule.momentum
-        assert layers[FULL].memory.rule.factors(torch.ones(3), x)[0] is not None
+    rule = layers["w/o DGD"].memories.rule
+    assert rule.factors(torch.ones(3), x)[0] is None and rule.momentum
+    assert layers[FULL].memories.rule.factors(torch.ones(3), x)[0] is not None
     value = torch.randn(1, 1, 3, 16)
-    tied = layers["tied targets"].memory
+    tied = layers["tied targets"].memories
     assert tied.target(tied.network, tied.network.weights(), value) is value
     assert layers["w/o momentum"].momentum is None and layers[FULL].momentum is not None
-    assert [layers[f"chunk {size}"].memory.chunk_size for size in (1, 16, 256)] == [1, 16, 256]
-    assert (layers["read chunk"].memory.read, layers[FULL].memory.read) == ("chunk", "token")
+    assert [layers[f"chunk {size}"].memories.sizes[-1] for size in (1, 16, 256)] == [1, 16, 256]
+    assert (layers["read chunk"].memories.read, layers[FULL].memories.read) == ("chunk", "token")
     one, two = made("w/o CMS"), made(FULL)
     assert (len(one.levels), len(two.levels)) == (1, 2)
     sizes = [sum(p.numel() for p in net.parameters() if p.dim() > 1) for net in (one, two)]

@@ -70,7 +70,7 @@ def test_a_write_that_is_not_finite_is_refused():
     x[1, 4] = torch.nan
     found, expected = fast(x), slow(x)
     close(found[1], expected[1])
-    assert found[1].memory.refused.tolist() == [0, 4, 0]  # the convolution sees it for four tokens
+    assert found[1].memories.refused.tolist() == [0, 4, 0]  # the convolution sees it for four tokens
 
 
 def test_a_token_is_one_graph():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
-from nestling.layers.self_modifying import Gates
+from nestling.layers.gates import Gates
 from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, ToInitial, unit
 from tests.helpers import close, differ, gradients, randn, randomise, relative
 
@@ -47,13 +47,12 @@ def by_hand(layer, x):
     """Eq. 83-88 token by token for chunks of one token, each memory stepped on its own, for a batch of one."""
     y, states = [], layer.init_state(1)
     padded = torch.cat([states.tail, x], dim=1)
-    memories = [*zip(*(w[0] for w in states.projections.weights), strict=True)]
-    memories.append(tuple(w[0] for w in states.memory.weights))
+    memories = [*zip(*(w[0] for w in states.memories.weights), strict=True)]
     for t in range(x.shape[1]):
         window = padded[0, t : t + 4]
         looks = F.silu((layer.conv.weight * window[:, None]).sum(0)).unflatten(-1, (HEADS, -1))  # [5, H, d]
         read = [unit(looks[i]) for i in range(4)]
-        k, v, rate, decay = (answer(memory, x_in) for memory, x_in in zip(memories, read, strict=False))
+        k, v, rate, decay = (answer(memory, x_in) for memory, x_in in zip(memories[:4], read, strict=True))
         k, v = unit(k), unit(v)
         eta, alpha = (g[0, :, 0] for g in layer.gates(unit(rate)[None, :, None], unit(decay)[None, :, None]))
         q = unit((layer.query.weight @ looks[4].flatten()).unflatten(-1, (HEADS, -1)))
@@ -94,9 +93,9 @@ def test_is_the_recurrence_of_the_paper():
 def test_targets_are_constants_inside_and_not_outside():
     """The inner gradient stops at a target; the outer one flows through it, so the value memory is learnt by it."""
     layer, x = make(), randn(B, L, D)
-    up = layer.projections.network.up
+    up = layer.memories.network.up
     (slope,) = gradients(layer(x)[0], [up])
-    assert (slope.abs().amax((-1, -2)) > 1e-6).all()  # all four memories, all heads
+    assert (slope.abs().amax((-1, -2)) > 1e-6).all()  # all five memories, all heads
 
 
 def test_writes_matter_and_can_be_detached():
@@ -106,8 +105,9 @@ def test_writes_matter_and_can_be_detached():
     cheap.load_state_dict(layer.state_dict())
     close(cheap(x), layer(x))
     learnt = dict(zip(dict(cheap.named_parameters()), gradients(cheap(x)[0], list(cheap.parameters())), strict=True))
-    assert not learnt["projections.network.up"].any() and not learnt["gates.bias"].any()
-    assert learnt["memory.network.up"].any() and learnt["query.weight"].any()
+    slopes = learnt["memories.network.up"]
+    assert not slopes[:4].any() and not learnt["gates.bias"].any()
+    assert slopes[4].any() and learnt["query.weight"].any()
 
 
 def test_what_was_read_changes_what_is_answered():
@@ -124,9 +124,9 @@ def test_a_fresh_layer_is_tame_over_a_long_sequence():
     with torch.no_grad():
         y, state = layer(x)
         expected, _ = layer.double()(x.double())
-    start = layer.memory.network.up.norm()
-    assert y.isfinite().all() and not state.memory.refused.any() and not state.projections.refused.any()
-    assert max(w.norm() for w in state.memory.weights) < 10 * start
+    start = layer.memories.network.up[0, 0].norm()
+    assert y.isfinite().all() and not state.memories.refused.any()
+    assert max(w.flatten(3).norm(dim=-1).max() for w in state.memories.weights) < 10 * start
     assert relative(y, expected) < 1e-3
 
 

@@ -99,17 +99,19 @@ STREAMS = (randomly, constant, phrase, one_hot, any_size, shifting)
 
 
 def ceilings(layer):
-    """For every memory's two weights the bound of the documentation, from the parameters alone."""
+    """For the two weights of a memory the bound of the documentation, from the parameters alone."""
     (rate, decay), (rate_bias, decay_bias) = layer.gates.direction.norm(dim=-1), layer.gates.bias
     eta = F.softplus(rate + rate_bias).max().item()
     alpha = (1 - 0.5 * torch.sigmoid(decay_bias - decay)).max().item()
     momentum = layer.momentum is not None
-    most = {}
-    for memory in (layer.projections, layer.memory):
-        start = [w.flatten(-2).norm(dim=-1).max() for w in memory.network.weights()]
-        down = bound(start[1], eta, alpha, C, momentum)
-        most[memory] = bound(start[0], eta, alpha, SLOPE * C * down, momentum), down
-    return most
+    start = [largest(w) for w in layer.memories.network.weights()]
+    down = bound(start[1], eta, alpha, C, momentum)
+    return bound(start[0], eta, alpha, SLOPE * C * down, momentum), down
+
+
+def largest(weights):
+    """The largest norm of a head's weight."""
+    return weights.flatten(-2).norm(dim=-1).max().item()
 
 
 @torch.no_grad()
@@ -124,12 +126,10 @@ def stays_bounded(layer, stream, autocast):
             y, state = layer(stream[:, at : at + size], state)
         at += size
         assert y.isfinite().all()
-        for memory, kept in ((layer.projections, state.projections), (layer.memory, state.memory)):
-            assert not kept.refused.any()
-            for weight, limit, start in zip(kept.weights, most[memory], memory.network.weights(), strict=True):
-                norm = weight.flatten(-2).norm(dim=-1).max()
-                assert norm <= limit
-                grown = max(grown, (norm / start.flatten(-2).norm(dim=-1).min()).item())
+        assert not state.memories.refused.any()
+        for weight, limit, start in zip(state.memories.weights, most, layer.memories.network.weights(), strict=True):
+            assert largest(weight) <= limit
+            grown = max(grown, largest(weight) / largest(start))
     return grown
 
 

@@ -264,3 +264,79 @@ def test_detached_writes_are_constants():
     y, _ = run(memory, given)
     close(y, expected)
     close(gradients(y, [start]), gradients(expected, [start]))
+
+
+def side_by_side(chunk_size, **options):
+    """Three memories x two heads, retention promised to be above 1/2, each with its own chunk; the last one is read."""
+    parts = Huber(0.5), DeltaGradientDescent(), chunk_size, options.pop("read", "token"), SelfGenerated()
+    memory = AssociativeMemory(MLP(D, 6, heads=(3, H)), *parts, retention_floor=0.5, **options).double()
+    with torch.no_grad():
+        for weight in memory.parameters():
+            weight.copy_(0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+    return memory
+
+
+def shared_tokens(length, readers=1, grad=True):
+    """Keys, values and gates that the memories share."""
+    shape = (B, 1, H, length)
+    made = {"q": directions(B, readers, H, length, D), "k": directions(*shape, D), "v": directions(*shape, D)}
+    made |= {"eta": uniform(0.05, 2.0, *shape), "alpha": uniform(0.5, 1.0, *shape)}
+    return {name: x.requires_grad_(grad) for name, x in made.items()}
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("readers", [1, 2, 3])
+@pytest.mark.parametrize("chunk_size", [7, 16, (16, 16, 8), (192, 192, 96)], ids=str)
+def test_memories_side_by_side_equal_the_token_loop(chunk_size, readers, read):
+    """The function with a gradient of its own: shared keys, chunks of their own, blocks within a chunk, some not read."""
+    memory = side_by_side(chunk_size, read=read)
+    oracle = side_by_side(chunk_size, read=read, backend="reference")
+    assert memory.fused and not oracle.fused
+    for length, lengths in ((1, None), (63, None), (100, torch.tensor([100, 41]))):
+        given = shared_tokens(length, readers)
+        found, expected = (m(**given, lengths=lengths) for m in (memory, oracle))
+        close(found, expected)
+        slopes = [
+            gradients(out, [*given.values(), *m.parameters()]) for out, m in ((found, memory), (expected, oracle))
+        ]
+        close(*map(tuple, slopes))
+
+
+def test_memories_side_by_side_are_each_alone():
+    """A memory's weights are those it would have without the others, with its own chunk size."""
+    together, given = side_by_side((16, 16, 8)), shared_tokens(45, grad=False)
+    _, state = together(**given)
+    for i, chunk_size in enumerate((16, 16, 8)):
+        alone = AssociativeMemory(
+            MLP(D, 6, heads=H), Huber(0.5), DeltaGradientDescent(), chunk_size, "token", SelfGenerated()
+        ).double()
+        with torch.no_grad():
+            for mine, theirs in zip(alone.parameters(), together.parameters(), strict=True):
+                mine.copy_(theirs[i])
+        _, expected = alone(**{name: x[:, 0] for name, x in given.items()})
+        close(tuple(w[:, i] for w in state.weights), expected.weights)
+        close(tuple(w[:, i] for w in state.start), expected.start)
+
+
+def test_the_gradient_by_hand_can_be_differentiated_again():
+    """Gradients of gradients, as of the steps one by one."""
+    memory, oracle = side_by_side(8), side_by_side(8, backend="chunk")
+    given = shared_tokens(11)
+    slopes = []
+    for m in (memory, oracle):
+        leaves = [*given.values(), *m.parameters()]
+        first = torch.autograd.grad(m(**given)[0].sin().sum(), leaves, create_graph=True)
+        slopes.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+    close(*slopes)
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "words"),
+    [((8, 12), ["(8, 12)", "multiple of the smallest, 8"]), ((8, 16, 8), ["3 memories"])],
+    ids=str,
+)
+def test_chunk_sizes_that_do_not_fit_are_named(chunk_size, words):
+    """They nest, and there is one for each memory."""
+    with pytest.raises(ValueError) as caught:
+        AssociativeMemory(MLP(D, 6, heads=(2, H)), L2(), chunk_size=chunk_size)
+    assert all(word in str(caught.value) for word in words)

@@ -33,13 +33,16 @@ class CausalConv(nn.Module):
         width, _, dim = self.shape
         return self.weight.new_zeros(batch, width - 1, dim)
 
-    def forward(self, x: Tensor, tail: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`y [B, filters, L, D]` and the new tail: the last real tokens of each row."""
+    def forward(
+        self, x: Tensor, tail: Tensor, lengths: Tensor | None = None, filters: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """`y [B, filters, L, D]` of these filters and the new tail: the last real tokens of each row."""
         batch, length, _ = x.shape
         check_lengths(lengths, batch, length)
         width = self.shape[0]
         padded = torch.cat([tail.to(x.dtype), x], dim=1)
-        y = reduce(torch.add, (self.weight[i, :, None] * padded[:, None, i : i + length] for i in range(width)))
+        weight = self.weight[:, filters, None]
+        y = reduce(torch.add, (weight[i] * padded[:, None, i : i + length] for i in range(width)))
         if lengths is None:
             return y, padded[:, length:]
         last = (lengths[:, None] + torch.arange(width - 1)).to(x.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RETENTION_FLOOR = 0.5  # of what a token may leave of a memory
+RETENTION_FLOOR = 0.5  # of what a token may leave of a memory (docs/stability.md)
 
 
 class Gates(nn.Module):

@@ -6,34 +6,36 @@ B batch, L length, H heads, d head width, C chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nestling.layers.conv import CausalConv
 from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
-from nestling.layers.recurrent import ANSWER, TokenStep, Weights, token_by_token, token_step
+from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
 from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
 from nestling.ops import State
-from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
+from nestling.ops.ragged import check_lengths, join, pieces, split
 from nestling.ops.state import tree_map
+
+RECOMPUTED = 2048  # length of a call from which on some is computed again in the backward pass, to save memory
 
 
 @dataclass(frozen=True)
 class SelfModifyingState(State):
-    """tail: `[B, conv_width - 1, D]` of the convolution. projections: the memories k, v, eta, alpha, weights `[B, 4, H, ..]`.
-    memory: the memory that answers, weights `[B, H, ..]`."""
+    """tail: `[B, conv_width - 1, D]` of the convolution. memories: those of k, v, eta, alpha and the one that answers, weights
+    `[B, 5, H, ..]`."""
 
     tail: Tensor
-    projections: MemoryState
-    memory: MemoryState
+    memories: MemoryState
 
 
 class SelfModifyingTitans(nn.Module):
@@ -92,12 +94,18 @@ class SelfModifyingTitans(nn.Module):
         self.conv = CausalConv(dim, filters=5, width=conv_width)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
-        shared = {"objective": objective or Huber(), "rule": rule, "target": SelfGenerated(), "backend": backend}
-        shared |= {"detach_writes": detach_writes, "retention_floor": RETENTION_FLOOR, "retention": retention}
-        self.projections = AssociativeMemory(
-            MLP(width, hidden, heads=(4, heads)), chunk_size=self.period, read="chunk", **shared
+        self.memories = AssociativeMemory(
+            MLP(width, hidden, heads=(5, heads)),
+            objective or Huber(),
+            rule,
+            (self.period,) * ANSWER + (chunk_size,),
+            read,
+            SelfGenerated(),
+            detach_writes,
+            RETENTION_FLOOR,
+            backend,
+            retention,
         )
-        self.memory = AssociativeMemory(MLP(width, hidden, heads=heads), chunk_size=chunk_size, read=read, **shared)
         self.gates = Gates(heads, width, horizons)
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -107,9 +115,7 @@ class SelfModifyingTitans(nn.Module):
 
     def init_state(self, batch: int) -> SelfModifyingState:
         """The meta-learned state before the first token."""
-        return SelfModifyingState(
-            self.conv.init_tail(batch), self.projections.init_state(batch), self.memory.init_state(batch)
-        )
+        return SelfModifyingState(self.conv.init_tail(batch), self.memories.init_state(batch))
 
     def forward(
         self, x: Tensor, state: SelfModifyingState | None = None, lengths: Tensor | None = None
@@ -120,87 +126,80 @@ class SelfModifyingTitans(nn.Module):
         batch, length, _ = x.shape
         check_lengths(lengths, batch, length)
         state = state or self.init_state(batch)
-        theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT  # [B, H, L]
-        x, tail = self.conv(x, state.tail, lengths)
-        x = F.silu(x)  # [B, 5, L, D]: what the query and the four projections look at
-        q = unit(self._split(self.query(x[:, 4])))
-        x = unit(self._split(x[:, :4]))  # [B, 4, H, L, d]
-        y, state = self._recurrence(q, x, state, lengths) or self._chunks(q, x, theta, state, lengths)
-        y = self.out(self.norm(y.to(self.out.weight.dtype)).transpose(1, 2).flatten(2))
-        return y, SelfModifyingState(tail, state.projections, state.memory)
+        y, state = self._recurrence(x, state, lengths) or self._chunks(x, state, lengths)
+        y = self.norm(y.to(self.out.weight.dtype))
+        return self.out(y.transpose(1, 2).flatten(2)), state
+
+    def _query(self, x: Tensor, tail: Tensor) -> Tensor:
+        """`[B, H, L, d]` of norm 1, for a whole call: who watches what the query's weight sees, sees it once."""
+        x, _ = self.conv(x, tail, None, slice(ANSWER, None))
+        return unit(self._split(self.query(F.silu(x[:, 0]))))
+
+    def _looks(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the projections are read at, `[B, 4, H, L, d]` of norm 1, and the tail."""
+        x, tail = self.conv(x, tail, lengths, slice(ANSWER))
+        return unit(self._split(F.silu(x))), tail
 
     def _recurrence(
-        self, q: Tensor, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
+        self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
     ) -> tuple[Tensor, SelfModifyingState] | None:
         """As `_chunks` for chunks of one token, all memories at once; None where it does not apply: where the layer or
         the state has something apart that it takes as one, or a row has an update to refuse.
         """
-        step, memory, projections = self.token_step, state.memory, state.projections
-        if step is None or not (self.memory.at_start(memory) and self.projections.at_start(projections)):
+        step, memories = self.token_step, state.memories
+        if step is None or not self.memories.at_start(memories):
             return None
-        up, down = side_by_side(projections.start, memory.start, dim=1)
-        exact, length = up.dtype, x.shape[-2]
+        length, exact = x.shape[1], memories.start[0].dtype
+        q, (x, tail) = self._query(x, state.tail), self._looks(x, state.tail, lengths)
         looks = torch.cat([x, q[:, None]], 1).to(exact)
         mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            gates, ways = (
-                (self.gates.direction.to(exact), self.gates.bias.to(exact)),
-                (self.memory.objective, self.memory.rule),
+            gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
+            parts = self.memories.objective, self.memories.rule
+            rest = tree_map(lambda w: w.to(exact).unsqueeze(-1), self.memories.retention.rest(self.memories.network))
+            y, weights = token_by_token(
+                lambda look, w: step(look, w, rest, *gates, *parts), looks, memories.start, mask
             )
-            rest = self._rest(exact)
-            y, weights = token_by_token(lambda look, w: step(look, w, rest, *gates, *ways), looks, (up, down), mask)
         if not all(bool(w.detach().sum().isfinite()) for w in weights):
             return None
-        count = length if lengths is None else lengths
-        projections, memory = (
-            MemoryState(part, part, None, old.position + count, old.refused)
-            for old, part in (
-                (projections, tuple(w[:, :ANSWER] for w in weights)),
-                (memory, tuple(w[:, ANSWER] for w in weights)),
-            )
-        )
-        return y, SelfModifyingState(state.tail, projections, memory)
-
-    def _rest(self, dtype: torch.dtype) -> Weights | None:
-        """What the weights of all memories fade to, as `token_step` takes it."""
-        projections, memory = (m.retention.rest(m.network) for m in (self.projections, self.memory))
-        if projections is None or memory is None:
-            return None
-        up, down = (w.to(dtype).unsqueeze(-1) for w in side_by_side(projections, memory, dim=0))
-        return up, down
+        position = memories.position + (length if lengths is None else lengths)
+        return y, SelfModifyingState(tail, MemoryState(weights, weights, None, position, memories.refused))
 
     def _chunks(
-        self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, lengths: Tensor | None
+        self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
     ) -> tuple[Tensor, SelfModifyingState]:
-        """Piece by piece of a chunk: `q [B, H, L, d]`, `x [B, 4, H, L, d]`, `theta [B, H, L]`."""
-        outputs, length = [], x.shape[-2]
-        cut = pieces(state.memory.position, lengths, length, self.period)
-        tokens = zip(cut, split(q, cut, 2), split(x, cut, 3), split(theta, cut, 2), strict=True)
-        for piece, q, x, theta in tokens:
-            y, state = self._piece(q, x, theta, state, piece)
+        """One chunk of the projections after the other: the answers `[B, H, L, d]`."""
+        outputs, length = [], x.shape[1]
+        cut = pieces(state.memories.position, lengths, length, self.period)
+        queries = self._query(x, state.tail)[:, None]
+        # of a long sequence the backward pass computes again what is cheap: all but the memories' writing
+        again = length > RECOMPUTED and torch.is_grad_enabled()
+        say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False) if again else self._say
+        for piece, q, part in zip(cut, split(queries, cut, 3), split(x, cut), strict=True):
+            real = None if piece.mask(x.device) is None else piece.count
+            start = tuple(w[:, :ANSWER] for w in state.memories.start)
+            *said, tail = say(part, state.tail, start, real)
+            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], tuple(said))  # one for all memories
+            y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real)
+            state = SelfModifyingState(tail, memories)
             outputs.append(y)
-        return join(outputs, cut, length, dim=2), state
+        return join(outputs, cut, length, dim=3).squeeze(1), state
 
-    def _piece(
-        self, q: Tensor, x: Tensor, theta: Tensor | None, state: SelfModifyingState, piece: Piece
-    ) -> tuple[Tensor, SelfModifyingState]:
-        """Tokens within one chunk of the projections: `q [B, H, n, d]`, `x [B, 4, H, n, d]`, `theta [B, H, n]`."""
-        lengths = None if piece.mask(x.device) is None else piece.count
-        network, start = self.projections.network, state.projections.start
+    def _say(
+        self, x: Tensor, tail: Tensor, weights: tuple[Tensor, ...], lengths: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """What the projections say of tokens `[B, n, D]` of one of their chunks, which began with `weights`.
+
+        Returns k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), and the tail.
+        """
+        theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT
+        x, tail = self._looks(x, tail, lengths)
+        network = self.memories.network
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
-            read = network.read(x.to(start[0].dtype), start)  # [B, 4, H, n, d]
-            k, v, rate, decay = unit(read).unbind(1)
+            k, v, rate, decay = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
             eta, alpha = self.gates(rate, decay)
-        y, memory = self.memory(q, k, v, eta, alpha, state.memory, theta, lengths)
-        k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], (k, v, eta, alpha, theta))  # one for all projections
-        _, projections = self.projections(None, k, v, eta, alpha, state.projections, theta, lengths)
-        return y, SelfModifyingState(state.tail, projections, memory)
+        return k, v, eta, alpha, theta, tail
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-
-
-def side_by_side(projections: tuple[Tensor, ...], memory: tuple[Tensor, ...], dim: int) -> Iterator[Tensor]:
-    """Each weight of the projections' memories with that of the memory that answers as the last along `dim`."""
-    return (torch.cat([p, m.unsqueeze(dim)], dim) for p, m in zip(projections, memory, strict=True))

@@ -8,7 +8,7 @@ B batch, H heads (one or more dimensions), L length, C chunk, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -63,7 +63,8 @@ class AssociativeMemory(nn.Module):
         objective: `DotProduct`, `L2`, or an object with their two methods.
         rule: `GradientDescent` or `DeltaGradientDescent`, each with or without momentum.
         retention: `ToZero`, or `ToInitial` (the latter for networks with a closed form, and without momentum).
-        chunk_size: tokens whose surprises are taken at the same weights.
+        chunk_size: tokens whose surprises are taken at the same weights; or one for each memory along the network's first
+            dimension of heads, each a multiple of the smallest.
         read: "token" reads the weights just before the token (writes inside the chunk included), "chunk" those at
             the chunk's start (Eq. 90). With a chunk of 1 they are the same.
         target: `Given` (the value) or `SelfGenerated` (Eq. 84).
@@ -77,7 +78,7 @@ class AssociativeMemory(nn.Module):
         network: nn.Module,
         objective: Objective,
         rule: Rule | None = None,
-        chunk_size: int = 64,
+        chunk_size: int | Sequence[int] = 64,
         read: str = "token",
         target: Callable[..., Tensor] | None = None,
         detach_writes: bool = False,
@@ -88,8 +89,13 @@ class AssociativeMemory(nn.Module):
         super().__init__()
         if read not in ("token", "chunk"):
             raise ValueError(f"read={read!r} is unknown; choose 'token' or 'chunk'")
-        if chunk_size < 1:
+        sizes = _sizes(chunk_size)
+        if min(sizes) < 1:
             raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+        if any(size % min(sizes) for size in sizes):
+            raise ValueError(f"chunk_size={chunk_size}: each must be a multiple of the smallest, {min(sizes)}")
+        if len(sizes) > 1 and not (isinstance(network, Network) and network.heads[:1] == (len(sizes),)):
+            raise ValueError(f"chunk_size={chunk_size} needs a network whose heads are {len(sizes)} memories x heads")
         if backend not in ("auto", "chunk", "reference"):
             raise ValueError(f"backend={backend!r} is unknown; choose 'auto', 'chunk' or 'reference'")
         self.rule: Rule = rule or GradientDescent()
@@ -112,11 +118,24 @@ class AssociativeMemory(nn.Module):
             )
         self.target: Callable[..., Tensor] = target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
-        parts = network, objective, self.rule, self.target, self.retention
-        self.fused = backend == "auto" and not detach_writes and fused.fits(*parts, retention_floor)
-        self.recompute = False
-        whole = [size for size in range(1, min(chunk_size, fused.LONGEST) + 1) if chunk_size % size == 0]
-        self.block = whole[-1] if self.fused else chunk_size
+        self.retention_floor = retention_floor
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The chunk size of each memory, or one of all."""
+        return _sizes(self.chunk_size)
+
+    @property
+    def fused(self) -> bool:
+        """Whether `nestling.memory.fused` computes it."""
+        parts = self.network, self.objective, self.rule, self.target, self.retention
+        return self.backend == "auto" and not self.detach_writes and fused.fits(*parts, self.retention_floor)
+
+    @property
+    def block(self) -> int:
+        """How many tokens are taken at once: a part of the smallest chunk, or all of it."""
+        smallest, longest = min(self.sizes), fused.LONGEST if self.fused else max(self.sizes)
+        return next(size for size in range(min(smallest, longest), 0, -1) if smallest % size == 0)
 
     def extra_repr(self) -> str:
         path = "token-loop oracle" if self.backend == "reference" else "chunk"
@@ -155,7 +174,8 @@ class AssociativeMemory(nn.Module):
         """Read with `q`, learn `k -> v`.
 
         Args:
-            q, k: `[B, H, L, dk]`; `q=None` learns without reading. v: `[B, H, L, dv]`.
+            q, k: `[B, H, L, dk]`; `q=None` learns without reading, a q for fewer memories (the first dimension of heads)
+                reads the last ones. v: `[B, H, L, dv]`. What memories share may have size 1 there.
             eta: `[B, H, L]`, learning rate, >= 0. alpha: `[B, H, L]` in [0, 1], retention (None: 1).
             theta: `[B, H, L]` in [0, 1], momentum; exactly when the rule has momentum.
             state: from `init_state` or an earlier call (None: the initial one).
@@ -178,7 +198,7 @@ class AssociativeMemory(nn.Module):
         if state is None:
             heads = None if isinstance(self.network, Network) and self.network.heads else tuple(v.shape[1:-2])
             state = self.init_state(batch, heads)
-        run = self._closed if self.backend != "reference" else partial(token_loop, self)
+        run = self._closed if self.backend != "reference" else self._loop
         outputs = []
         with torch.autocast(k.device.type, enabled=False):
             exact = state.weights[0].dtype
@@ -234,10 +254,17 @@ class AssociativeMemory(nn.Module):
             return self._general(q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
         held, read = (None, None) if fresh else state.start, q if self.read == "token" else None
         given = fused.Given(read, k, v, eta, alpha, *state.weights, *held)
-        y, *weights = fused.write_and_read(given, self.objective.delta, self.recompute, self._steps)
+        y, *weights = fused.write_and_read(given, self.objective.delta, self._steps)
         if q is not None and read is None:
-            y = self.network.read(q, state.start)
+            y = self.network.read(q, [w[:, -q.shape[1] :] for w in state.start])
         return y, tuple(ScanState(weight) for weight in weights)
+
+    def _loop(
+        self, q: Tensor | None, *others: Tensor | None, state: MemoryState, mask: Tensor | None
+    ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
+        """The token-loop oracle."""
+        y, moved = token_loop(self, _for_all(q, state.weights), *others, state, mask)
+        return y if y is None or q is None else y[:, -q.shape[1] :], moved
 
     def _steps(
         self, q: Tensor | None, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, *weights: Tensor | None
@@ -291,11 +318,11 @@ class AssociativeMemory(nn.Module):
             after[i] = moved if rest is None else ScanState(moved.memory + rest[i])
             return y if x is None or rest is None else y + x @ rest[i]
 
-        y = None
         if q is not None and self.read == "token":
-            y = network(q, [lambda x, i=i: product(i, x) for i in range(len(writes))])
+            y = network(_for_all(q, weights), [lambda x, i=i: product(i, x) for i in range(len(writes))])
+            y = y[:, -q.shape[1] :]
         else:
-            y = None if q is None else network.read(q, start)
+            y = None if q is None else network.read(q, [w[:, -q.shape[1] :] for w in start])
             for i in range(len(writes)):
                 product(i, None)
         return y, tuple(after[i] for i in range(len(writes)))
@@ -305,28 +332,44 @@ class AssociativeMemory(nn.Module):
         if state.weights is state.start:
             return True
         apart = any(w.requires_grad for w in (*state.weights, *state.start))  # gradients might want to tell them apart
-        return not apart and not bool((state.position % self.chunk_size).any())
+        return not apart and not any(bool((state.position % size).any()) for size in self.sizes)
 
     def _accept(
         self, y: Tensor | None, moved: tuple[ScanState, ...], finite: Tensor, state: MemoryState, piece: Piece
     ) -> tuple[Tensor | None, MemoryState]:
         """Take an update that is finite; refuse and count one that is not, row by row. At a boundary a chunk ends."""
         position = state.position + piece.count
-        done = (position % self.chunk_size == 0) & (piece.count > 0)
         weights = tuple(m.memory for m in moved)
         momentum = tuple(m.momentum for m in moved if m.momentum is not None) or None  # all have one, or none
         if not bool(finite.all()):
             choose, before = partial(where_rows, finite), (state.weights, state.momentum)
             weights, momentum = tree_map(choose, (weights, momentum), before)
             y = tree_map(choose, y)
+        # [B, 1] or [B, memories]: whose chunk ends
+        done = (position[:, None] % torch.tensor(self.sizes) == 0) & (piece.count[:, None] > 0)
         if bool(done.all()):
             start = weights
         elif bool(done.any()):
-            start = tree_map(partial(where_rows, done.to(finite.device)), weights, state.start)
+            done = done.to(finite.device)
+            start = tree_map(
+                lambda w, old: torch.where(done[(..., *[None] * (w.dim() - 2))], w, old), weights, state.start
+            )
         else:
             start = state.start
         refused = state.refused + (~finite).long()
         return y, MemoryState(weights, start, momentum, position, refused)
+
+
+def _sizes(chunk_size: int | Sequence[int]) -> tuple[int, ...]:
+    return (chunk_size,) if isinstance(chunk_size, int) else tuple(chunk_size)
+
+
+def _for_all(q: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor | None:
+    """Queries for every memory: zero for those that are not read."""
+    missing = 0 if q is None else weights[0].shape[1] - q.shape[1]
+    if q is None or not missing:
+        return q
+    return torch.cat([q.new_zeros(q.shape[0], missing, *q.shape[2:]), q], dim=1)
 
 
 def _finite(moved: tuple[ScanState, ...]) -> Tensor:

@@ -6,7 +6,7 @@ by what is left of the block's start, `A_t = prod_{1..t} alpha`, which decay no 
 
     W_t / A_t = W_{t-1} / A_{t-1} - e_t x_t^T (x_t W_{t-1} / A_{t-1} + delta_t / A_{t-1})          e_t = beta_t / alpha_t
 
-and the gradient is written out by hand, from as few intermediate results as it needs, or from none (`recompute`).
+and the gradient is written out by hand.
 
 `..` rows and heads, n tokens of a block, d width, h hidden width. Names: `at_x` is the gradient at x.
 """
@@ -40,8 +40,9 @@ def fits(network: Any, objective: Any, rule: Any, target: Any, retention: Any, r
 
 
 class Given(NamedTuple):
-    """q, k, v: `[.., n, d]`, q None where nothing is read. eta, alpha: `[.., n]`. up, down: the running weights `[.., d, h]` and
-    `[.., h, d]`; held_up, held_down: those that the chunk started from, None where they are the running ones."""
+    """q, k, v: `[.., n, d]`; q is None where nothing is read, and may be of the last memories (dimension 1) alone.
+    eta, alpha: `[.., n]`. up, down: the running weights `[.., d, h]` and `[.., h, d]`. held_up, held_down: those that the
+    chunk started from, None where they are the running ones."""
 
     q: Tensor | None
     k: Tensor
@@ -72,8 +73,8 @@ class Scan(NamedTuple):
     write: Tensor  # inverse (-erasure (found + surprise / before))
 
 
-class Kept(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+class Pass(NamedTuple):
+    """The local pass at the chunk's start, and the scans of both weights."""
 
     z_target: Tensor  # hidden units of the target before the nonlinearity
     proposed: Tensor  # the target before it has norm one
@@ -84,79 +85,106 @@ class Kept(NamedTuple):
     before: Tensor  # A_{t-1}, [.., n, 1]
     up: Scan
     down: Scan
-    z_read: Tensor | None  # hidden units of the query before the nonlinearity
-    hidden: Tensor | None  # and after
+
+
+class Memo:
+    """Remembers what is dear, in the order in which it is made, so that a second run need not make it again."""
+
+    def __init__(self, made: tuple[Tensor, ...] | None = None) -> None:
+        self.made: list[Tensor] = []
+        self.left = None if made is None else iter(made)
+
+    def __call__(self, make: Callable[[], Tensor]) -> Tensor:
+        if self.left is not None:
+            return next(self.left)
+        self.made.append(make())
+        return self.made[-1]
 
 
 def write_and_read(
-    given: Given, radius: float, recompute: bool, general: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
+    given: Given, radius: float, general: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Learn `k -> unit(M(v))`, and read with q before each token: `y [.., n, d]` or None, and the new weights.
 
-    radius: the largest norm of a surprise. recompute: keep nothing but the arguments for the backward pass.
+    radius: the largest norm of a surprise.
     general: the same function of the same arguments in differentiable steps, for derivatives of the gradient.
     """
-    return _Fused.apply(radius, recompute, general, *given)
+    return _Fused.apply(radius, general, *given)
 
 
-def _forward(given: Given, radius: float) -> tuple[tuple[Tensor | None, Tensor, Tensor], Kept]:
-    q, k, v, eta, alpha, up, down, *_ = given
-    held_up, held_down = given.held()
+def _forward(given: Given, radius: float) -> tuple[tuple[Tensor | None, Tensor, Tensor], list[Tensor]]:
+    """The outputs, and the products that the backward pass needs."""
+    q, k, _, _, alpha, up, down, *_ = given
+    memo = Memo()
+    met = _pass(given, radius, memo)
+    last, a = _last(alpha), met.down.x
+    after = last * (up + k.mT @ met.up.write), last * (down + a.mT @ met.down.write)
+    if q is None:
+        return (None, *after), memo.made
+    k, a, up, down, before, write_up, write_down = _readers(q, k, a, up, down, met)
+    z_read = memo(lambda: before * (q @ up + strictly_lower(q @ k.mT) @ write_up))
+    hidden = F.silu(z_read)
+    y = q + before * (hidden @ down + strictly_lower(hidden @ a.mT) @ write_down)
+    return (y, *after), memo.made
+
+
+def _readers(q: Tensor, k: Tensor, a: Tensor, up: Tensor, down: Tensor, met: Pass) -> list[Tensor]:
+    """What the memories that are read have of each."""
+    return [x[:, -q.shape[1] :] for x in (k, a, up, down, met.before, met.up.write, met.down.write)]
+
+
+def _pass(given: Given, radius: float, memo: Memo) -> Pass:
+    _, k, v, eta, alpha, up, down, *_ = given
+    (held_up, held_down), fresh = given.held(), given.held_up is None
     z_target = v @ held_up
     proposed = v + F.silu(z_target) @ held_down
-    z = k @ held_up
+    z = memo(lambda: k @ held_up)
     a, slope = silu_and_slope(z)
-    output = a @ held_down
+    output = memo(lambda: a @ held_down)
     error = k + output - unit(proposed)
     surprise = bounded(error, radius)
     carried = surprise @ held_down.mT
-
     log = alpha.log()
-    left = log.cumsum(-1)
-    before, last = (left - log).exp()[..., None], left[..., -1:, None].exp()
-    rates = eta[..., None], alpha[..., None], before
-    fresh = given.held_up is None
-    of_up = _scan(k, carried * slope, z if fresh else k @ up, *rates)
-    of_down = _scan(a, surprise, output if fresh else a @ down, *rates)
-    after = last * (up + k.mT @ of_up.write), last * (down + a.mT @ of_down.write)
-    if q is None:
-        return (None, *after), Kept(z_target, proposed, z, slope, error, carried, before, of_up, of_down, None, None)
-    z_read = before * (q @ up + strictly_lower(q @ k.mT) @ of_up.write)
-    hidden = F.silu(z_read)
-    y = q + before * (hidden @ down + strictly_lower(hidden @ a.mT) @ of_down.write)
-    kept = Kept(z_target, proposed, z, slope, error, carried, before, of_up, of_down, z_read, hidden)
-    return (y, *after), kept
+    before = (log.cumsum(-1) - log).exp()[..., None]
+    rates = eta[..., None], alpha[..., None], before, memo
+    of_up = _scan(k, carried * slope, z if fresh else memo(lambda: k @ up), *rates)
+    of_down = _scan(a, surprise, output if fresh else memo(lambda: a @ down), *rates)
+    return Pass(z_target, proposed, z, slope, error, carried, before, of_up, of_down)
 
 
-def _scan(x: Tensor, surprise: Tensor, found: Tensor, eta: Tensor, alpha: Tensor, before: Tensor) -> Scan:
+def _scan(x: Tensor, surprise: Tensor, found: Tensor, eta: Tensor, alpha: Tensor, before: Tensor, memo: Memo) -> Scan:
     damped = 1 / (1 + eta * x.square().sum(-1, keepdim=True))
     erasure = eta * damped / alpha
-    inverse = unit_lower_inverse((erasure * x) @ x.mT)
-    write = inverse @ (torch.addcdiv(found, surprise, before) * -erasure)
+    inverse = memo(lambda: unit_lower_inverse((erasure * x) @ x.mT))
+    write = memo(lambda: inverse @ (torch.addcdiv(found, surprise, before) * -erasure))
     return Scan(x, surprise, found, damped, erasure, inverse, write)
+
+
+def _last(alpha: Tensor) -> Tensor:
+    """What is left of the start after the block, `[.., 1, 1]`."""
+    return alpha.log().sum(-1, keepdim=True).exp()[..., None]
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, radius: float, recompute: bool, general: Callable[..., Any], *arguments: Tensor | None
+        ctx: Any, radius: float, general: Callable[..., Any], *arguments: Tensor | None
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        outputs, kept = _forward(Given(*arguments), radius)
+        outputs, made = _forward(Given(*arguments), radius)
         ctx.radius, ctx.general = radius, general
-        ctx.save_for_backward(*arguments, *outputs, *(() if recompute else _flat(kept)))
+        ctx.save_for_backward(*arguments, *outputs, *made)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Any, ...]:
         size = len(Given._fields)
-        given, outputs = Given(*ctx.saved_tensors[:size]), ctx.saved_tensors[size : size + 3]
+        tensors = ctx.saved_tensors  # once: a checkpoint does not give them twice
+        given, outputs, made = Given(*tensors[:size]), tensors[size : size + 3], tensors[size + 3 :]
         if torch.is_grad_enabled():  # a second derivative is wanted
             found = _differentiable(ctx.general, given, slopes)
         else:
-            kept = ctx.saved_tensors[size + 3 :]
-            kept = _whole(kept) if kept else _forward(given, ctx.radius)[1]
-            found = _backward(given, ctx.radius, outputs, kept, *slopes)
-        return None, None, None, *found
+            found = _backward(given, ctx.radius, outputs, made, *slopes)
+        return None, None, *found
 
 
 def _differentiable(
@@ -170,23 +198,11 @@ def _differentiable(
     return [next(found) if x is not None and x.requires_grad else None for x in given]
 
 
-def _flat(kept: Kept) -> list[Tensor | None]:
-    return [x for part in kept for x in (part if isinstance(part, Scan) else (part,))]
-
-
-def _whole(tensors: tuple[Tensor | None, ...]) -> Kept:
-    """The inverse of `_flat`."""
-    left, taken = iter(tensors), {}
-    for name in Kept._fields:
-        taken[name] = Scan(*(next(left) for _ in Scan._fields)) if name in ("up", "down") else next(left)
-    return Kept(**taken)
-
-
 def _backward(
     given: Given,
     radius: float,
     outputs: tuple[Tensor | None, Tensor, Tensor],
-    kept: Kept,
+    made: tuple[Tensor, ...],
     at_y: Tensor | None,
     at_up_after: Tensor,
     at_down_after: Tensor,
@@ -194,36 +210,41 @@ def _backward(
     """The gradients at `given`, in its order."""
     q, k, v, eta, alpha, up, down, *_ = given
     (held_up, held_down), fresh = given.held(), given.held_up is None
-    of_up, of_down, before = kept.up, kept.down, kept.before
+    memo = Memo(made)
+    met = _pass(given, radius, memo)
+    of_up, of_down, before = met.up, met.down, met.before
     a, surprise = of_down.x, of_down.surprise
     y, up_after, down_after = outputs
 
     # the weights after the block: last * (W + x^T write)
-    last = alpha.log().sum(-1, keepdim=True).exp()[..., None]
+    last = _last(alpha)
     at_up, at_down = last * at_up_after, last * at_down_after
     at_end = (at_up_after * up_after).sum((-2, -1)) + (at_down_after * down_after).sum((-2, -1))
     at_write_up, at_k = k @ at_up, of_up.write @ at_up.mT
     at_write_down, at_a = a @ at_down, of_down.write @ at_down.mT
 
     # reading: y = q + before * (hidden W_down + strictly_lower(hidden a^T) write_down), and so the hidden units
-    at_before = torch.zeros_like(before)  # the gradient at its logarithm
-    at_q = None
+    at_q, at_before = None, torch.zeros_like(alpha)  # the latter at the logarithm
     if q is not None and at_y is not None:
-        assert y is not None and kept.z_read is not None and kept.hidden is not None
-        hidden, inner = kept.hidden, before * at_y
-        scores = strictly_lower(inner @ of_down.write.mT)
-        at_hidden = inner @ down.mT + scores @ a
-        at_a = at_a + scores.mT @ hidden
-        at_down = at_down + hidden.mT @ inner
-        at_write_down = at_write_down + strictly_lower(hidden @ a.mT).mT @ inner
-        at_z = at_hidden * silu_and_slope(kept.z_read)[1]
-        inner = before * at_z
-        scores = strictly_lower(inner @ of_up.write.mT)
-        at_q = at_y + inner @ up.mT + scores @ k
-        at_k = at_k + scores.mT @ q
-        at_up = at_up + q.mT @ inner
-        at_write_up = at_write_up + strictly_lower(q @ k.mT).mT @ inner
-        at_before = (at_y * (y - q)).sum(-1, keepdim=True) + (at_z * kept.z_read).sum(-1, keepdim=True)
+        assert y is not None
+        (z_read,) = memo.left or ()
+        last_k, last_a, last_up, last_down, last_before, write_up, write_down = _readers(q, k, a, up, down, met)
+        hidden, slope_read = silu_and_slope(z_read)
+        inner = last_before * at_y
+        scores = strictly_lower(inner @ write_down.mT)
+        at_hidden = inner @ last_down.mT + scores @ last_a
+        _add(at_a, scores.mT @ hidden)
+        _add(at_down, hidden.mT @ inner)
+        _add(at_write_down, strictly_lower(hidden @ last_a.mT).mT @ inner)
+        at_z = at_hidden * slope_read
+        inner = last_before * at_z
+        scores = strictly_lower(inner @ write_up.mT)
+        at_q = at_y + inner @ last_up.mT + scores @ last_k
+        _add(at_k, scores.mT @ q)
+        _add(at_up, q.mT @ inner)
+        _add(at_write_up, strictly_lower(q @ last_k.mT).mT @ inner)
+        decayed = (at_y * (y - q)).sum(-1) + (at_z * z_read).sum(-1)
+        _add(at_before, decayed.sum_to_size(at_before[:, -q.shape[1] :].shape))
 
     # the scans
     rates = eta[..., None], alpha[..., None], before
@@ -236,20 +257,20 @@ def _backward(
         at_a, at_down = at_a + by_down.found @ down.mT, at_down + a.mT @ by_down.found
 
     # the local pass: surprise W_down^T silu'(z), output - target, within the bound
-    at_carried = by_up.surprise * kept.slope
-    at_slope = by_up.surprise * kept.carried
+    at_carried = by_up.surprise * met.slope
+    at_slope = by_up.surprise * met.carried
     at_surprise = by_down.surprise + at_carried @ held_down
-    at_error = scaled_backward(kept.error, at_surprise, radius, radius)
+    at_error = scaled_backward(met.error, at_surprise, radius, radius)
     at_output = at_error + by_down.found if fresh else at_error
     at_a = at_a + at_output @ held_down.mT
-    at_z = torch.addcmul(at_a * kept.slope, at_slope, bend(kept.z))
+    at_z = torch.addcmul(at_a * met.slope, at_slope, bend(met.z))
     at_z = at_z + by_up.found if fresh else at_z
     at_k = at_k + at_error + at_z @ held_up.mT
-    at_k = at_k.sum_to_size(k.shape) + by_up.x  # all memories that share the key, and what they share of it
+    at_k = at_k.sum_to_size(k.shape) + by_up.x.sum_to_size(k.shape)  # of all memories that share the key
 
     # the target: unit(v + silu(v W_up) W_down)
-    at_proposed = scaled_backward(kept.proposed, -at_error, SMALLEST, 1.0)
-    a_target, slope_target = silu_and_slope(kept.z_target)
+    at_proposed = scaled_backward(met.proposed, -at_error, SMALLEST, 1.0)
+    a_target, slope_target = silu_and_slope(met.z_target)
     at_z_target = (at_proposed @ held_down.mT) * slope_target
     at_v = at_proposed + at_z_target @ held_up.mT
     at_held_up = k.mT @ at_z + v.mT @ at_z_target
@@ -258,7 +279,7 @@ def _backward(
         at_up, at_down, at_held_up, at_held_down = at_up + at_held_up, at_down + at_held_down, None, None
 
     # the gates; what decays a block's start decays at every token before
-    at_before = _over(at_before, alpha) + _over(by_up.before, alpha) + _over(by_down.before, alpha)
+    at_before = at_before + _over(by_up.before, alpha) + _over(by_down.before, alpha)
     later = at_before.flip(-1).cumsum(-1).flip(-1) - at_before
     at_log = (
         later + at_end.sum_to_size(alpha.shape[:-1])[..., None] + _over(by_up.log, alpha) + _over(by_down.log, alpha)
@@ -267,6 +288,11 @@ def _backward(
     found |= {"alpha": at_log / alpha, "up": at_up, "down": at_down, "held_up": at_held_up, "held_down": at_held_down}
     slopes = Given(**found)
     return [None if at is None else at.sum_to_size(x.shape) for at, x in zip(slopes, given, strict=True)]
+
+
+def _add(total: Tensor, part: Tensor) -> None:
+    """Add what the memories that are read have, in place."""
+    total[:, -part.shape[1] :] += part
 
 
 def _over(x: Tensor, like: Tensor) -> Tensor:

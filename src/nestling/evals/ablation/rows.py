@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.layers import SelfModifyingTitans
-from nestling.layers.self_modifying import KEY, VALUE
+from nestling.layers.recurrent import KEY, VALUE
 from nestling.memory import Given, GradientDescent
 
 
@@ -20,14 +20,12 @@ def nothing(layer: SelfModifyingTitans) -> None:
 
 def plain_descent(layer: SelfModifyingTitans) -> None:
     """The memories' rule without its erasure."""
-    for memory in (layer.projections, layer.memory):
-        memory.rule = GradientDescent(momentum=memory.rule.momentum)
+    layer.memories.rule = GradientDescent(momentum=layer.memories.rule.momentum)
 
 
 def shared_target(layer: SelfModifyingTitans) -> None:
     """Every memory writes the value itself (Eq. 79-82), and none a target of its own making."""
-    for memory in (layer.projections, layer.memory):
-        memory.target = Given()
+    layer.memories.target = Given()
 
 
 def no_decay(layer: SelfModifyingTitans) -> None:
@@ -41,17 +39,17 @@ def no_decay(layer: SelfModifyingTitans) -> None:
 
 
 def static(place: int) -> Callable[[SelfModifyingTitans], None]:
-    """One of the projections stays what its initial weights say: it neither writes nor forgets."""
+    """One of the memories stays what its initial weights say: it neither writes nor forgets."""
 
     def edit(layer: SelfModifyingTitans) -> None:
-        moves = torch.arange(4).ne(place).view(4, 1, 1)  # memories, heads, tokens
+        moves = torch.arange(5).ne(place).view(5, 1, 1)  # memories, heads, tokens
 
-        def hook(projections: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        def hook(memories: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             q, k, v, eta, alpha, *others = given
             on = moves.to(eta.device)
             return q, k, v, torch.where(on, eta, 0.0), torch.where(on, alpha, 1.0), *others
 
-        layer.projections.register_forward_pre_hook(hook)
+        layer.memories.register_forward_pre_hook(hook)
 
     return edit
 
