@@ -27,7 +27,7 @@ class Size:
     steps: int = 500
     batch: int = 32
     look: int = 25
-    enough: float = 1e-3
+    enough: float = 3e-5
     each: int = 5
 
 
