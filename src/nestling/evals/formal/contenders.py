@@ -12,7 +12,7 @@ from nestling.models import HopeConfig, HopeForCausalLM
 
 WIDTH = 32
 PARAMETERS = 20_000  # besides the embedding and the head
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 SIZES = range(1, 512)
 
 
