@@ -75,9 +75,10 @@ def blocks(mixer: str, layers: int, **settings: Any) -> Contender:
 
 # Hope and the LSTM have one block, the others two with narrower MLPs: depth helps where a state is missing. No recurrent
 # model mixes neighbouring tokens before its memory: what it knows of the past is what its memory holds.
-HOPE = {"chunk_size": 1, "memory_retention": "initial", "memory_horizons": (4.0, 8.0)}
+HOPE = {"chunk_size": 1, "memory_horizons": (4.0, 8.0), "conv_width": 1}
 CONTENDERS: dict[str, Contender] = {
-    "Hope": blocks("self_modifying_titans", 1, conv_width=1, **HOPE),
+    "Hope": blocks("self_modifying_titans", 1, memory_retention="initial", **HOPE),
+    "Hope, fading to zero": blocks("self_modifying_titans", 1, memory_retention="zero", **HOPE),
     "Transformer++": blocks("attention", 2),
     "linear attention": blocks("linear_attention", 2, conv_width=1),
     "DeltaNet": blocks("deltanet", 2, conv_width=1),

@@ -34,7 +34,7 @@ def formal_languages(
     languages, models = chosen("language", languages, list(MACHINES)), chosen("model", models, list(CONTENDERS))
     folder, size = Path(out), QUICK if quick else Size()
     folder.mkdir(parents=True, exist_ok=True)
-    if "Hope" in models and not compiles():
+    if any(name.startswith("Hope") for name in models) and not compiles():
         say("torch finds no C++ compiler here: Hope learns uncompiled, which takes several times as long")
     found: dict[tuple[str, str], Any] = {}
     tasks = [(language, name, folder, size) for language in languages for name in models]
