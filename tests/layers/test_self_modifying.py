@@ -156,6 +156,7 @@ def test_gates_stay_in_their_ranges():
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 7)), ["(1, 5, 7)", "[B, L, 8]"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 8), None, torch.tensor([6])), ["[6]"]),
         (lambda: SelfModifyingTitans(8, 2, read="never"), ["read='never'"]),
+        (lambda: SelfModifyingTitans(8, 2, horizons=(1.5, 9)), ["horizons=(1.5, 9)", "above 2"]),
     ],
 )
 def test_the_message_names_what_was_given(call, words):
