@@ -156,7 +156,9 @@ class SelfModifyingTitans(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
             parts = self.memories.objective, self.memories.rule
-            rest = tree_map(lambda w: w.to(exact).unsqueeze(-1), self.memories.retention.rest(self.memories.network))
+            network = self.memories.network
+            assert isinstance(network, MLP)
+            rest = tree_map(lambda w: w.to(exact).unsqueeze(-1), self.memories.retention.rest(network))
             y, weights = token_by_token(
                 lambda look, w: step(look, w, rest, *gates, *parts), looks, memories.start, mask
             )

@@ -316,7 +316,7 @@ class AssociativeMemory(nn.Module):
                 x, x_in, u, eps, decay, ScanState(begin, pushes[i]), "exclusive", found if known else None
             )
             after[i] = moved if rest is None else ScanState(moved.memory + rest[i])
-            return y if x is None or rest is None else y + x @ rest[i]
+            return y if y is None or x is None or rest is None else y + x @ rest[i]
 
         if q is not None and self.read == "token":
             y = network(_for_all(q, weights), [lambda x, i=i: product(i, x) for i in range(len(writes))])
