@@ -7,7 +7,7 @@ import torch
 
 from nestling.layers import SelfModifyingTitans
 from nestling.layers.recurrent import times, token_step
-from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent
+from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, ToInitial
 from tests.helpers import close, gradients, named, randn, randomise
 
 B, L, D, HEADS = 3, 13, 8, 2
@@ -18,6 +18,8 @@ OPTIONS = {
     "printed step": {"rule": DeltaGradientDescent(exact=False), "objective": L2()},
     "plain descent": {"rule": GradientDescent(), "objective": DotProduct()},
     "read at the chunk's start": {"read": "chunk"},
+    "faded to the initial weights": {"retention": ToInitial()},
+    "no convolution, other horizons": {"conv_width": 1, "horizons": (4, 30), "retention": ToInitial()},
 }
 every_option = pytest.mark.parametrize("name", OPTIONS)
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
 from nestling.layers.gates import Gates
-from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, unit
+from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, ToInitial, unit
 from tests.helpers import close, differ, gradients, randn, randomise, relative
 
 B, L, D, HEADS = 2, 37, 8, 2
@@ -20,6 +20,8 @@ OPTIONS = {
     "plain descent": {"rule": GradientDescent(momentum=True), "objective": DotProduct(), "projection_chunk_size": 16},
     "narrow memories": {"hidden": 3, "objective": L2()},
     "detached writes": {"detach_writes": True, "projection_chunk_size": 16},
+    "faded to the initial weights": {"retention": ToInitial(), "projection_chunk_size": 16},
+    "faded so, detached, plain descent": {"retention": ToInitial(), "rule": GradientDescent(), "detach_writes": True},
 }
 
 
@@ -154,6 +156,7 @@ def test_gates_stay_in_their_ranges():
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 7)), ["(1, 5, 7)", "[B, L, 8]"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 8), None, torch.tensor([6])), ["[6]"]),
         (lambda: SelfModifyingTitans(8, 2, read="never"), ["read='never'"]),
+        (lambda: SelfModifyingTitans(8, 2, horizons=(1.5, 9)), ["horizons=(1.5, 9)", "above 2"]),
     ],
 )
 def test_the_message_names_what_was_given(call, words):

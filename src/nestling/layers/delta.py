@@ -82,7 +82,7 @@ class GatedDelta(Delta):
 
 @dataclass(frozen=True)
 class LinearMemoryState(State):
-    """tail: `[B, 3, D]` of the convolution. memory: `[B, H, d, d]`."""
+    """tail: `[B, conv_width - 1, D]` of the convolution. memory: `[B, H, d, d]`."""
 
     tail: Tensor
     memory: ScanState
@@ -95,14 +95,15 @@ class LinearMemory(nn.Module):
         M_t = alpha_t M_{t-1} - eps_t k_t^T (k_t M_{t-1}) + w_t k_t^T v_t          y_t = norm(q_t M_t) W_o
 
     dim: width D. heads: H, a divisor of D. gates: `Hebbian`, `Delta` or `GatedDelta`.
+    conv_width: tokens that the convolution sees, the current one included; 1 mixes none.
     """
 
-    def __init__(self, dim: int, heads: int, gates: Gates) -> None:
+    def __init__(self, dim: int, heads: int, gates: Gates, conv_width: int = 4) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
         self.heads, self.gates = heads, gates
-        self.conv = CausalConv(dim, filters=3)
+        self.conv = CausalConv(dim, filters=3, width=conv_width)
         self.query, self.key, self.value, self.out = (Linear(dim, dim) for _ in range(4))
         self.norm = nn.RMSNorm(dim // heads, eps=1e-6)
 

@@ -19,21 +19,24 @@ class Gates(nn.Module):
 
     eta = softplus(w . M_eta(x) + b) > 0 and alpha = 1 - 1/2 sigmoid(w . M_alpha(x) + b) in (1/2, 1), for unit outputs
     of the memories: what a direction `w` can make of them is bounded. Heads start with memories of different length: a
-    retention strictly between `1 - 1/16` and `1 - 1/1024` a token.
+    retention strictly between `1 - 1/16` and `1 - 1/1024` a token, or what else `horizons` (above 2) says.
     """
 
     direction: Tensor
     bias: Tensor
 
-    def __init__(self, heads: int, width: int) -> None:
+    def __init__(self, heads: int, width: int, horizons: tuple[float, float] = (16, 1024)) -> None:
         super().__init__()
-        self.heads, self.width = heads, width
+        if not min(horizons) > 1 / (1 - RETENTION_FLOOR):
+            raise ValueError(f"horizons={horizons} must be above {1 / (1 - RETENTION_FLOOR):g} tokens")
+        self.heads, self.width, self.horizons = heads, width, horizons
         for name, value in self.initial_values().items():
             self.register_parameter(name, nn.Parameter(value))
 
     def initial_values(self) -> dict[str, Tensor]:
         """Fresh parameters: a rate of 0.2, and horizons spread over the heads."""
-        decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads + 2)[1:-1]
+        shortest, longest = self.horizons
+        decay = torch.logspace(-math.log10(shortest), -math.log10(longest), self.heads + 2)[1:-1]
         rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
         return {
             "direction": torch.randn(2, self.heads, self.width),

@@ -25,13 +25,20 @@ TokenStep = Callable[..., tuple[Tensor, Weights]]
 
 
 def token_step(
-    looks: Tensor, weights: Weights, direction: Tensor, bias: Tensor, objective: Objective, rule: Rule
+    looks: Tensor,
+    weights: Weights,
+    rest: Weights | None,
+    direction: Tensor,
+    bias: Tensor,
+    objective: Objective,
+    rule: Rule,
 ) -> tuple[Tensor, Weights]:
     """Read all memories and rewrite them: one token, no branch on data, nothing that waits for a device.
 
     Args:
         looks: `[M, H, d, B]`, unit norm: what each memory is read at.
         weights: `[M, H, d, h, B]` and `[M, H, h, d, B]`, up and down of every memory.
+        rest: what the weights fade to, `[M, H, in, out, 1]` each; None is zero.
         direction, bias: of the gates, `[2, H, d]` and `[2, H]`.
         objective, rule: of every memory's writing; a rule without momentum.
 
@@ -49,8 +56,10 @@ def token_step(
     o = times(a, down)
     at_output = objective.surprise((k + o).mT, target).mT
     at_hidden = times(at_output, down.transpose(-3, -2)) * (gate + a * (1 - gate))  # silu'(z)
-    up = written(up, k, z, at_hidden, eta, alpha, rule)
-    return answers[ANSWER], (up, written(down, a, o, at_output, eta, alpha, rule))
+    rest_up, rest_down = rest or (None, None)
+    up = faded(up, rest_up, alpha) - write(k, z, at_hidden, eta, rule)
+    down = faded(down, rest_down, alpha) - write(a, o, at_output, eta, rule)
+    return answers[ANSWER], (up, down)
 
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
@@ -58,21 +67,26 @@ def times(x: Tensor, weight: Tensor) -> Tensor:
     return (x.unsqueeze(-2) * weight).sum(-3)
 
 
-def written(
-    weight: Tensor, x: Tensor, output: Tensor, surprise: Tensor, eta: Tensor, alpha: Tensor, rule: Rule
-) -> Tensor:
-    """Retain, erase, write: `alpha W - x^T (eps x W + step surprise)` for an input `x`, whose output is `x W`."""
+def faded(weight: Tensor, rest: Tensor | None, alpha: Tensor) -> Tensor:
+    """What a token retains of a weight, `alpha [H, B]`."""
+    alpha = alpha[:, None, None]
+    return alpha * weight if rest is None else rest + alpha * (weight - rest)
+
+
+def write(x: Tensor, output: Tensor, surprise: Tensor, eta: Tensor, rule: Rule) -> Tensor:
+    """What a token takes from a weight with input `x` and `output = x W`: `x^T (eps x W + step surprise)`."""
     eps, step = rule.factors(eta, x.mT)
     change = step.unsqueeze(-2) * surprise
     if eps is not None:
         change = change + eps.unsqueeze(-2) * output
-    return alpha[:, None, None] * weight - x.unsqueeze(-2) * change.unsqueeze(-3)
+    return x.unsqueeze(-2) * change.unsqueeze(-3)
 
 
 def token_by_token(
     step: Callable[[Tensor, Weights], tuple[Tensor, Weights]], looks: Tensor, weights: Weights, mask: Tensor | None
 ) -> tuple[Tensor, Weights]:
     """A whole call: `looks [B, M, H, L, d]`, `weights [B, M, H, in, out]`, `mask [B, L]` of real tokens (None: all).
+    `step` is `token_step` with all but looks and weights given.
 
     Returns:
         The answers `[B, H, L, d]`, zero at padding, and the weights after each row's last real token.

@@ -20,6 +20,7 @@ from nestling.layers.linear import Linear
 from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
 from nestling.memory.associative import Objective
+from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths, join, pieces, split
@@ -30,7 +31,7 @@ RECOMPUTED = 2048  # length of a call from which on some is computed again in th
 
 @dataclass(frozen=True)
 class SelfModifyingState(State):
-    """tail: `[B, 3, D]` of the convolution. memories: those of k, v, eta, alpha and the one that answers, weights
+    """tail: `[B, conv_width - 1, D]` of the convolution. memories: those of k, v, eta, alpha and the one that answers, weights
     `[B, 5, H, ..]`."""
 
     tail: Tensor
@@ -60,6 +61,9 @@ class SelfModifyingTitans(nn.Module):
         read: "token" or "chunk".
         detach_writes: no outer gradient through the writes (cheap; less is learnt).
         backend: "auto", or "reference" for the token-loop oracle.
+        retention: what the memories fade to; see `nestling.memory`.
+        horizons: between these numbers of tokens the heads' memories fade at the start, spread over the heads.
+        conv_width: tokens that the convolution sees, the current one included; 1 mixes none.
     """
 
     def __init__(
@@ -74,6 +78,9 @@ class SelfModifyingTitans(nn.Module):
         read: str = "token",
         detach_writes: bool = False,
         backend: str = "auto",
+        retention: Retention | None = None,
+        horizons: tuple[float, float] = (16, 1024),
+        conv_width: int = 4,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -84,7 +91,7 @@ class SelfModifyingTitans(nn.Module):
         width = dim // heads
         hidden = hidden or width
         self.heads = heads
-        self.conv = CausalConv(dim, filters=5)
+        self.conv = CausalConv(dim, filters=5, width=conv_width)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
         rule = rule or DeltaGradientDescent()
         self.memories = AssociativeMemory(
@@ -97,8 +104,9 @@ class SelfModifyingTitans(nn.Module):
             detach_writes,
             RETENTION_FLOOR,
             backend,
+            retention,
         )
-        self.gates = Gates(heads, width)
+        self.gates = Gates(heads, width, horizons)
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.token_step: TokenStep | None = None
@@ -148,8 +156,10 @@ class SelfModifyingTitans(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
             parts = self.memories.objective, self.memories.rule
-            up, down = memories.start
-            y, weights = token_by_token(lambda look, w: step(look, w, *gates, *parts), looks, (up, down), mask)
+            network, (up, down) = self.memories.network, memories.start
+            assert isinstance(network, MLP)
+            rest = tree_map(lambda w: w.to(exact).unsqueeze(-1), self.memories.retention.rest(network))
+            y, weights = token_by_token(lambda look, w: step(look, w, rest, *gates, *parts), looks, (up, down), mask)
         if not all(bool(w.detach().sum().isfinite()) for w in weights):
             return None
         position = memories.position + (length if lengths is None else lengths)

@@ -3,6 +3,7 @@
 from nestling.memory.associative import AssociativeMemory, MemoryState
 from nestling.memory.network import MLP, Matrix, Network
 from nestling.memory.objective import L2, DotProduct, Huber
+from nestling.memory.retention import ToInitial, ToZero
 from nestling.memory.rule import DeltaGradientDescent, GradientDescent, RetainSeen
 from nestling.memory.target import Given, SelfGenerated, unit
 
@@ -20,5 +21,7 @@ __all__ = [
     "Network",
     "RetainSeen",
     "SelfGenerated",
+    "ToInitial",
+    "ToZero",
     "unit",
 ]

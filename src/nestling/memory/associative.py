@@ -20,6 +20,7 @@ from nestling.memory import fused
 from nestling.memory.network import Network
 from nestling.memory.objective import Huber
 from nestling.memory.reference import token_loop
+from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import GradientDescent, Rule
 from nestling.memory.target import Given
 from nestling.ops import ScanState, State
@@ -62,6 +63,7 @@ class AssociativeMemory(nn.Module):
             the token-loop oracle, slowly, and takes `GradientDescent` only.
         objective: `DotProduct`, `L2`, or an object with their two methods.
         rule: `GradientDescent` or `DeltaGradientDescent`, each with or without momentum.
+        retention: `ToZero`, or `ToInitial` (the latter for networks with a closed form, and without momentum).
         chunk_size: tokens whose surprises are taken at the same weights; or one for each memory along the network's first
             dimension of heads, each a multiple of the smallest.
         read: "token" reads the weights just before the token (writes inside the chunk included), "chunk" those at
@@ -83,6 +85,7 @@ class AssociativeMemory(nn.Module):
         detach_writes: bool = False,
         retention_floor: float = 0.0,
         backend: str = "auto",
+        retention: Retention | None = None,
     ) -> None:
         super().__init__()
         if read not in ("token", "chunk"):
@@ -108,7 +111,12 @@ class AssociativeMemory(nn.Module):
                     f"{self.rule} needs the input of each weight; with {type(network).__name__} use GradientDescent"
                 )
             backend = "reference"
-        self.network, self.objective = network, objective
+        self.network, self.objective, self.retention = network, objective, retention or ToZero()
+        if self.retention != ToZero() and (self.rule.momentum or not self.closed):
+            raise ValueError(
+                f"{self.retention} needs a network with a closed form and a rule without momentum; got "
+                f"{type(network).__name__} and {self.rule}: use ToZero() with these"
+            )
         self.target: Callable[..., Tensor] = target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
         self.retention_floor = retention_floor
@@ -121,7 +129,7 @@ class AssociativeMemory(nn.Module):
     @property
     def fused(self) -> bool:
         """Whether `nestling.memory.fused` computes it."""
-        parts = self.network, self.objective, self.rule, self.target
+        parts = self.network, self.objective, self.rule, self.target, self.retention
         return self.backend == "auto" and not self.detach_writes and fused.fits(*parts, self.retention_floor)
 
     @property
@@ -132,7 +140,8 @@ class AssociativeMemory(nn.Module):
 
     def extra_repr(self) -> str:
         path = "token-loop oracle" if self.backend == "reference" else "chunk"
-        return f"{self.objective}, {self.rule}, {self.target}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
+        parts = self.objective, self.rule, self.retention, self.target
+        return f"{', '.join(map(str, parts))}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
 
     def init_state(self, batch_size: int, heads: int | tuple[int, ...] | None = None) -> MemoryState:
         """The state before the first token: the meta-learned initial weights, one copy a row.
@@ -297,15 +306,22 @@ class AssociativeMemory(nn.Module):
         # at a chunk's start the running weights are those just read, and give the same outputs
         known = fresh and not self.detach_writes
         writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
+        rest = self.retention.rest(network)
 
         def product(i: int, x: Tensor | None) -> Tensor | None:
             """`x_t W_i` for the running weight, which the scan moves on."""
             x_in, found, surprise = writes[i]
             eps, step = self.rule.factors(eta, x_in)
             step = step if theta is None else (1 - theta) * step
-            u, begin = -step[..., None] * surprise, ScanState(weights[i], pushes[i])
-            y, after[i] = chunk_step(x, x_in, u, eps, decay, begin, "exclusive", found if known else None)
-            return y
+            u, begin = -step[..., None] * surprise, weights[i]
+            if rest is not None:  # the scan moves the difference, which fades to zero; the erasure is of the whole
+                begin, base = begin - rest[i], x_in @ rest[i]
+                u, found = u if eps is None else u - eps[..., None] * base, found - base
+            y, moved = chunk_step(
+                x, x_in, u, eps, decay, ScanState(begin, pushes[i]), "exclusive", found if known else None
+            )
+            after[i] = moved if rest is None else ScanState(moved.memory + rest[i])
+            return y if y is None or x is None or rest is None else y + x @ rest[i]
 
         if q is not None and self.read == "token":
             y = network(_for_all(q, weights), [lambda x, i=i: product(i, x) for i in range(len(writes))])

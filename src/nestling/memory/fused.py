@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from nestling.memory.network import MLP
 from nestling.memory.objective import Huber
+from nestling.memory.retention import ToZero
 from nestling.memory.rule import DeltaGradientDescent
 from nestling.memory.target import SelfGenerated
 from nestling.ops.silu import bend, silu_and_slope
@@ -32,10 +33,10 @@ LONGEST = 64  # tokens of a block: with retention 1/2 what is left of its start 
 LEAST = 0.5  # retention
 
 
-def fits(network: Any, objective: Any, rule: Any, target: Any, retention_floor: float) -> bool:
+def fits(network: Any, objective: Any, rule: Any, target: Any, retention: Any, retention_floor: float) -> bool:
     """Whether these parts make up the memory of this file."""
     parts = isinstance(network, MLP), isinstance(objective, Huber), isinstance(target, SelfGenerated)
-    return all(parts) and rule == DeltaGradientDescent() and retention_floor >= LEAST
+    return all(parts) and rule == DeltaGradientDescent() and retention == ToZero() and retention_floor >= LEAST
 
 
 class Given(NamedTuple):

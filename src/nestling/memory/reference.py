@@ -33,6 +33,7 @@ def token_loop(
     """A piece of a chunk, token by token. Shapes as `AssociativeMemory.forward`; returns `y` and the moved weights."""
     network, rule = memory.network, memory.rule
     momentum = state.momentum
+    rest = memory.retention.rest(network) if isinstance(network, Network) else None
     lead = state.weights[0].shape[: v.dim() - 2]  # rows x heads
     target, held = memory.target(network, state.start, v), state.start
     if memory.detach_writes:
@@ -63,6 +64,8 @@ def token_loop(
                 kept = _to(theta[..., t], weight)
                 push = kept * momentum[i] + (1 - kept) * push
             after = push + (weight if alpha is None else _to(alpha[..., t], weight) * weight)
+            if rest is not None and alpha is not None:
+                after = after + (1 - _to(alpha[..., t], weight)) * rest[i]
             if eps is not None:
                 after = after - _to(eps, weight) * x[..., :, None] * (x[..., None, :] @ weight)
             moved.append(after)

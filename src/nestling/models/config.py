@@ -14,9 +14,13 @@ OF_SOME = {  # settings that mean nothing to other mixers
     "sliding_window": ("attention",),
     "memory_hidden": ("self_modifying_titans",),
     "projection_chunk_size": ("self_modifying_titans",),
+    "memory_retention": ("self_modifying_titans",),
+    "memory_horizons": ("self_modifying_titans",),
+    "conv_width": ("self_modifying_titans", "linear_attention", "deltanet", "gated_deltanet"),
     "step_range": ("deltanet", "gated_deltanet"),
 }
 LEARNING = ("context", "parameter", "off")
+RETENTIONS = (None, "zero", "initial")
 LEARNT = ("mlp", "blocks", "all")
 
 
@@ -37,6 +41,9 @@ class HopeConfig(PreTrainedConfig):
     memory_hidden: hidden width of each memory of self-modifying Titans, per head; None is the head width.
     chunk_size, projection_chunk_size, memory_read: see `nestling.layers.SelfModifyingTitans`.
     memory_momentum: whether its memories have momentum.
+    memory_retention: what they fade to: "zero" (None is that) or "initial", their meta-learned initial weights.
+    memory_horizons: between these numbers of tokens its heads' memories fade at the start; None is (16, 1024).
+    conv_width: tokens that the short convolution in front of a memory sees; None is 4, and 1 mixes none.
     step_range: of the delta rule's step in "deltanet" and "gated_deltanet": None is 1, and 2 allows negative eigenvalues.
 
     Unknown keys raise a ValueError.
@@ -62,6 +69,9 @@ class HopeConfig(PreTrainedConfig):
     projection_chunk_size: int | None = None
     memory_read: str = "token"
     memory_momentum: bool = False
+    memory_retention: str | None = None
+    memory_horizons: list | tuple | None = None
+    conv_width: int | None = None
     step_range: float | None = None
     initializer_range: float = 0.02
     max_position_embeddings: int = 1_000_000
@@ -93,7 +103,12 @@ class HopeConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Every choice is one that exists."""
-        for name, allowed in (("mixer", MIXERS), ("learning", LEARNING), ("learnt", LEARNT)):
+        for name, allowed in (
+            ("mixer", MIXERS),
+            ("learning", LEARNING),
+            ("learnt", LEARNT),
+            ("memory_retention", RETENTIONS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")
         if self.hidden_size % self.num_attention_heads:

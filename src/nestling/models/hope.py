@@ -23,7 +23,7 @@ from nestling.layers import (
     SelfModifyingTitans,
 )
 from nestling.levels import LevelOptimizer, effective
-from nestling.memory import DeltaGradientDescent
+from nestling.memory import DeltaGradientDescent, ToInitial, ToZero
 from nestling.models.cache import HopeCache, Session
 from nestling.models.config import HopeConfig
 from nestling.models.learning import LearningModel, Rows, one_of
@@ -37,11 +37,13 @@ def make_mixer(config: HopeConfig) -> Attention | LinearMemory | SelfModifyingTi
     size, heads = config.hidden_size, config.num_attention_heads
     if config.mixer == "attention":
         return Attention(size, heads, config.sliding_window, config.rope_theta)
+    conv_width = 4 if config.conv_width is None else config.conv_width
     if config.mixer == "linear_attention":
-        return LinearMemory(size, heads, Hebbian())
+        return LinearMemory(size, heads, Hebbian(), conv_width)
     if config.mixer != "self_modifying_titans":
         gates, reach = GATES[config.mixer], 1.0 if config.step_range is None else config.step_range
-        return LinearMemory(size, heads, gates(size, heads, reach))
+        return LinearMemory(size, heads, gates(size, heads, reach), conv_width)
+    shortest, longest = config.memory_horizons or (16, 1024)
     return SelfModifyingTitans(
         size,
         heads,
@@ -50,6 +52,9 @@ def make_mixer(config: HopeConfig) -> Attention | LinearMemory | SelfModifyingTi
         projection_chunk_size=config.projection_chunk_size,
         rule=DeltaGradientDescent(momentum=config.memory_momentum),
         read=config.memory_read,
+        retention=ToInitial() if config.memory_retention == "initial" else ToZero(),
+        horizons=(shortest, longest),
+        conv_width=conv_width,
     )
 
 

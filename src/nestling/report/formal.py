@@ -21,7 +21,8 @@ NOTE = (
     "Words whose every answer is right (which symbols may come next; of a word problem, the product so far), in %, by length; "
     "mean ± standard deviation over {seeds} seeds. Learnt from words of 2 to 50 symbols; the rate is chosen for each model by "
     "validation words of those lengths, so that nothing is chosen by longer ones. Hope takes its gradients at every token "
-    "(chunk 1). Paper: to 50 / 51 to 100, Table 5 of arXiv 2512.24695. s: of the processor, one thread. * the best rate is "
+    "(chunk 1), and its memories fade to their initial weights, unless said; no recurrent model has a short convolution. "
+    "Paper: to 50 / 51 to 100, Table 5 of arXiv 2512.24695. s: of the processor, one thread. * the best rate is "
     "the first or last one tried."
 )
 

@@ -12,7 +12,7 @@ from nestling.models import HopeConfig, HopeForCausalLM
 
 WIDTH = 32
 PARAMETERS = 20_000  # besides the embedding and the head
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 SIZES = range(1, 512)
 
 
@@ -73,13 +73,16 @@ def blocks(mixer: str, layers: int, **settings: Any) -> Contender:
     return Contender(Blocks, {"mixer": mixer, "num_hidden_layers": layers, **settings})
 
 
-# Hope and the LSTM have one block, the others two with narrower MLPs: depth helps where a state is missing.
+# Hope and the LSTM have one block, the others two with narrower MLPs: depth helps where a state is missing. No recurrent
+# model mixes neighbouring tokens before its memory: what it knows of the past is what its memory holds.
+HOPE = {"chunk_size": 1, "memory_horizons": (4.0, 8.0), "conv_width": 1}
 CONTENDERS: dict[str, Contender] = {
-    "Hope": blocks("self_modifying_titans", 1, chunk_size=1),
+    "Hope": blocks("self_modifying_titans", 1, memory_retention="initial", **HOPE),
+    "Hope, fading to zero": blocks("self_modifying_titans", 1, memory_retention="zero", **HOPE),
     "Transformer++": blocks("attention", 2),
-    "linear attention": blocks("linear_attention", 2),
-    "DeltaNet": blocks("deltanet", 2),
-    "Gated DeltaNet": blocks("gated_deltanet", 2),
-    "Gated DeltaNet [-1, 1]": blocks("gated_deltanet", 2, step_range=2.0),
+    "linear attention": blocks("linear_attention", 2, conv_width=1),
+    "DeltaNet": blocks("deltanet", 2, conv_width=1),
+    "Gated DeltaNet": blocks("gated_deltanet", 2, conv_width=1),
+    "Gated DeltaNet [-1, 1]": blocks("gated_deltanet", 2, conv_width=1, step_range=2.0),
     "LSTM": Contender(LSTM),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestling.evals.formal.compiled import compile_recurrence
 from nestling.evals.formal.contenders import CONTENDERS, count
 from nestling.evals.formal.machines import MACHINES, Machine, Word
 from nestling.evals.formal.words import BINS, IGNORED, batches, judged, tensors
@@ -26,7 +27,7 @@ class Size:
     steps: int = 500
     batch: int = 32
     look: int = 25
-    enough: float = 1e-3
+    enough: float = 3e-5
     each: int = 5
 
 
@@ -38,6 +39,7 @@ def run(language: str, name: str, lr: float, seed: int, size: Size, final: bool)
     machine, begun = MACHINES[language], time.process_time()
     torch.manual_seed(seed)
     model = CONTENDERS[name].model(max(len(machine.symbols), len(machine.labels)))
+    compile_recurrence(model)
     outcome = {"parameters": count(model), **train(model, machine, lr, seed, size)}
     if final:
         outcome["bins"] = [by_length(model, machine, low, high, size.each) for low, high in BINS]

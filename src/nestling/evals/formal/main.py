@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from nestling.evals.formal.compiled import compiles
 from nestling.evals.formal.contenders import CONTENDERS, PARAMETERS
 from nestling.evals.formal.learn import Size, run
 from nestling.evals.formal.machines import MACHINES
@@ -33,6 +34,8 @@ def formal_languages(
     languages, models = chosen("language", languages, list(MACHINES)), chosen("model", models, list(CONTENDERS))
     folder, size = Path(out), QUICK if quick else Size()
     folder.mkdir(parents=True, exist_ok=True)
+    if any(name.startswith("Hope") for name in models) and not compiles():
+        say("torch finds no C++ compiler here: Hope learns uncompiled, which takes several times as long")
     found: dict[tuple[str, str], Any] = {}
     tasks = [(language, name, folder, size) for language in languages for name in models]
     for (language, name, *_), met in side_by_side(_pair, tasks, jobs):

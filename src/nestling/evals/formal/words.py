@@ -23,11 +23,12 @@ def tensors(machine: Machine, words: list[Word]) -> tuple[Tensor, Tensor]:
 
 
 def batches(machine: Machine, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of words of the first bin; the words of a batch are of one length, and all lengths come alike."""
+    """Endless batches of words of the first bin, of all lengths alike. A batch mixes them: where a language has one word
+    of each length, it is of many words all the same.
+    """
     random, lengths = Random(seed), machine.lengths(*BINS[0])
     while True:
-        length = random.choice(lengths)
-        yield tensors(machine, [machine.word(length, random) for _ in range(size)])
+        yield tensors(machine, [machine.word(random.choice(lengths), random) for _ in range(size)])
 
 
 def judged(machine: Machine, low: int, high: int, each: int, seed: str) -> list[Word]:
