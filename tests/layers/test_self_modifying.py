@@ -153,6 +153,7 @@ def test_gates_stay_in_their_ranges():
     [
         (lambda: SelfModifyingTitans(10, 4), ["dim=10", "heads=4"]),
         (lambda: SelfModifyingTitans(8, 2, chunk_size=8, projection_chunk_size=12), ["=12", "chunk_size=8"]),
+        (lambda: SelfModifyingTitans(8, 2, hidden=0), ["hidden=0", "head width, 4"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 7)), ["(1, 5, 7)", "[B, L, 8]"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 8), None, torch.tensor([6])), ["[6]"]),
         (lambda: SelfModifyingTitans(8, 2, read="never"), ["read='never'"]),

@@ -89,7 +89,9 @@ class SelfModifyingTitans(nn.Module):
         if self.period % chunk_size:
             raise ValueError(f"projection_chunk_size={self.period} must be a multiple of chunk_size={chunk_size}")
         width = dim // heads
-        hidden = hidden or width
+        hidden = width if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden} must be at least 1: units of each memory (the head width, {width}, is usual)")
         self.heads = heads
         self.conv = CausalConv(dim, filters=5, width=conv_width)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)

@@ -267,7 +267,7 @@ class AssociativeMemory(nn.Module):
         self, q: Tensor | None, *others: Any, state: MemoryState, mask: Tensor | None
     ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
         """The token-loop oracle."""
-        y, moved = token_loop(self, _for_all(q, state.weights), *others, state, mask)
+        y, moved = token_loop(self, _for_all(q, state.weights), *others, state=state, mask=mask)
         return y if y is None or q is None else y[:, -q.shape[1] :], moved
 
     def _steps(
