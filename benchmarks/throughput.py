@@ -23,7 +23,7 @@ from nestling.layers import Attention, Block, ContinuumMemory, SelfModifyingTita
 def main() -> None:
     arguments = _arguments()
     torch.manual_seed(0)
-    _parity()
+    parity()
     layers = {name: _layer(name, arguments) for name in ("self-modifying Titans", "Transformer layer")}
     x = torch.randn(arguments.batch, arguments.length, arguments.width, device=arguments.device)
     print(
@@ -80,7 +80,7 @@ def _wait(x: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def _parity() -> None:
+def parity() -> None:
     """Raise unless the fast form is the slow one."""
     found = []
     for backend in ("auto", "reference"):

@@ -91,7 +91,9 @@ class SelfModifyingTitans(nn.Module):
         width = dim // heads
         hidden = width if hidden is None else hidden
         if hidden < 1:
-            raise ValueError(f"hidden={hidden} must be at least 1: units of each memory (the head width, {width}, is usual)")
+            raise ValueError(
+                f"hidden={hidden} must be at least 1: units of each memory (the head width, {width}, is usual)"
+            )
         self.heads = heads
         self.conv = CausalConv(dim, filters=5, width=conv_width)
         self.query, self.out = Linear(dim, dim), Linear(dim, dim)
