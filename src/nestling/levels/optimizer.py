@@ -8,8 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nestling.levels.fast import LevelState, gather, initial, second_moments, step
+from nestling.levels.fast import LevelState, initial
 from nestling.levels.level import Level
+from nestling.levels.seen import second_moments
+from nestling.levels.update import gather, step
 from nestling.memory import RetainSeen
 
 
