@@ -44,7 +44,7 @@ def generate(model: Path, *more: str) -> Done:
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_help_shows_an_example(command):
     """`--help` prints the command that the fixture ran."""
-    done = nestling(command, "--help")
+    done = nestling(*command.split(), "--help")
     assert done.returncode == 0 and " ".join(EXAMPLES[command].split()) in " ".join(done.stdout.split())
 
 

@@ -191,4 +191,6 @@ def test_what_was_frozen_and_reset_is_merged_as_it_stands():
     with torch.no_grad():
         logits = plain(ids_of[PROSE][None]).logits
     losses = torch.nn.functional.cross_entropy(logits[0, :-1], ids_of[PROSE][1:], reduction="none")
-    torch.testing.assert_close(losses[: PERIOD * 6 - 1], learner.evaluate(PROSE)[: PERIOD * 6 - 1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        losses[: PERIOD * 6 - 1], learner.evaluate(PROSE)[: PERIOD * 6 - 1], rtol=1e-9, atol=1e-9
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nestling.continual import store
-from nestling.continual.observation import Observation, next_token_losses, observed
+from nestling.continual.observation import Observation, Standing, next_token_losses, observed, standing
 from nestling.continual.text import Text, each, token_ids
 from nestling.continual.user import User, check_snapshot_name, from_tensors
 from nestling.errors import UserError
@@ -183,6 +183,11 @@ class Learner:
         if not isinstance(self.model, Converted):
             raise ValueError(f"{type(self.model).__name__} is no converted model; there is no original to fold into")
         return self.model.merge(self._memory(user))
+
+    def standing(self, user: str = "default") -> list[Standing]:
+        """Where each level stands, fast to slow: its updates, their sizes, whether it is frozen."""
+        pairs = zip(self.model.levels, self._memory(user) or self._at_rest(), strict=True)
+        return [standing(level, state) for level, state in pairs]
 
     def users(self) -> list[str]:
         """Who has a memory here."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nestling.levels import FastWeights
+from nestling.levels import FastWeights, Level, LevelState
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,25 @@ class Observation:
         values = {**asdict(self), "losses": None}
         del values["losses"]
         return {"tokens": self.tokens, "loss": self.loss if self.tokens else None, **values}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one level of a user stands; see `nestling.levels.LevelState`."""
+
+    period: int
+    lr: float
+    updates: int
+    refused: int
+    surprise: float
+    norm: float
+    frozen: bool
+
+
+def standing(level: Level, state: LevelState) -> Standing:
+    """Where a level of one row stands."""
+    counters = {name: getattr(state, name)[0].item() for name in ("updates", "refused", "surprise", "norm", "frozen")}
+    return Standing(level.period, level.lr, **counters)
 
 
 def observed(losses: Sequence[Tensor], levels: FastWeights) -> Observation:
