@@ -54,6 +54,7 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "gpt-neox": {"form": "chain"},
     "phi": {"form": "dealt"},
 }
+CHOICES = ("levels", "assign", "form", "learning", "window", "outer_gradient")
 READERS, LEARNERS = [*SETTINGS, *CONVERTED], [*LEARNING, *CONVERTED]  # what is tested as a stream, by name
 
 
@@ -75,7 +76,7 @@ def model(name: str, seed: int = 0, **changes: Any) -> Any:
 def converted(name: str, seed: int = 0, **changes: Any) -> ConvertedForCausalLM:
     """A tiny model of a family, converted, in float64; `changes` are of its levels or of the original's configuration."""
     choices = {"levels": [FAST, SLOW], "window": 2 * PERIOD, **CONVERTED[name]}
-    choices |= {key: changes.pop(key) for key in ("levels", "assign", "form", "learning", "window") if key in changes}
+    choices |= {key: changes.pop(key) for key in CHOICES if key in changes}
     original = decoder(name, seed, **{"vocab_size": VOCAB, **changes})
     with torch.random.fork_rng():
         torch.manual_seed(seed)

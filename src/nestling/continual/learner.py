@@ -117,6 +117,7 @@ class Learner:
         assert isinstance(text, str)  # a list of them only for a batch
         return text
 
+    @torch.no_grad()
     def end_context(self, user: str = "default") -> None:
         """The context is over: learn its unfinished segment, and let the levels that reset go back to their start."""
         state = self._user(user).copy()

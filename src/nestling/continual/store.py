@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMAT = "nestling-memory-2"
-UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures"}
+UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures", "outer_gradient"}
 
 
 def fingerprint(model: PreTrainedModel) -> str:

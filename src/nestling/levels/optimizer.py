@@ -98,5 +98,5 @@ class _Watch:
     def __exit__(self, *error: object) -> None:
         self.hooks.__exit__(None, None, None)
         for name, moment in self.found.items():
-            moment = moment.sum(0, keepdim=True)
+            moment = moment.detach().sum(0, keepdim=True)
             self.optimizer.seen[name] = self.optimizer.seen.get(name, 0) + moment

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 def second_moments(modules: Mapping[str, nn.Module], mask: Tensor | None) -> Iterator[dict[str, Tensor]]:
     """While open, every forward pass of a module leaves the `sum x x^T [B, in, in]` of its inputs under the module's name.
 
-    mask: `[B, L]`, True where a token is real. The hooks go when the block ends.
+    mask: `[B, L]`, True where a token is real. The sums carry a gradient where the inputs do. The hooks go when the block ends.
     """
     found: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            x = arguments[0].detach()
+            x = arguments[0]
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             x = x if mask is None else x * mask[..., None]
             found[name] = x.mT @ x

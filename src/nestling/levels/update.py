@@ -60,11 +60,12 @@ def _step(level: Level, state: LevelState) -> LevelState:
     if not bool(due.any()):
         return state
     means = _means(state)
-    surprise = _norm(means.values())
-    moves, memories = _directions(level, state, due, _clipped(level, means, surprise))
+    moves, memories = _directions(level, state, due, _clipped(level, means))
     keep = level.reset if isinstance(level.reset, float) else 1.0
     moved = {name: keep * d.value - level.lr * moves[name] for name, d in state.weights.items()}
-    norm = _norm(moved[name] - d.value for name, d in state.weights.items())
+    with torch.no_grad():
+        surprise = _norm(means.values())
+        norm = _norm(moved[name] - d.value for name, d in state.weights.items())
     taken = _finite(memories, due & norm.isfinite())
     forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
     weights = {}
@@ -90,10 +91,11 @@ def _means(state: LevelState) -> dict[str, Tensor]:
     return {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
 
 
-def _clipped(level: Level, means: dict[str, Tensor], size: Tensor) -> dict[str, Tensor]:
-    """Gradients of norm `size [B]`, scaled down to the level's clip where they are larger."""
+def _clipped(level: Level, means: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients scaled down to the level's clip where their norm is larger."""
     if level.clip is None:
         return means
+    size = _norm(means.values(), least=torch.finfo(torch.float32).tiny)  # of zero a norm has no gradient
     factor = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)[:, None, None]
     return {name: factor * mean for name, mean in means.items()}
 
@@ -121,6 +123,6 @@ def _finite(memories: Mapping[str, Memory], rows: Tensor) -> Tensor:
     return torch.stack([rows, *(v[:, None].flatten(1).isfinite().all(1).to(rows.device) for v in remembered)]).all(0)
 
 
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Norm of each row over all the matrices `[B, out, in]`, `[B]`."""
-    return torch.stack([t.square().sum((1, 2)) for t in tensors]).sum(0).sqrt()
+def _norm(tensors: Iterable[Tensor], least: float = 0.0) -> Tensor:
+    """Norm of each row over all the matrices `[B, out, in]`, `[B]`; its square is at least `least`."""
+    return torch.stack([t.square().sum((1, 2)) for t in tensors]).sum(0).clamp_min(least).sqrt()

@@ -68,7 +68,7 @@ class HopeCache(Cache):
 
     def detach(self) -> HopeCache:
         """Cut the outer gradient here, as truncated backpropagation through time does between two calls."""
-        self.session = None if self.session is None else self.session.detach()
+        self.session, self.memory = tree_map(Tensor.detach, (self.session, self.memory))
         return self
 
     def reset(self) -> None:
