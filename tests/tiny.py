@@ -3,6 +3,7 @@
 A chunk of 4 tokens and periods of 6 and 12 share no boundary but 12: what is wrong about phases shows.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +45,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ],
         "level_variant": "superposed",
     },
+    "hope-low-rank": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [replace(FAST, rank=4), replace(SLOW, rank=6)],
+        "level_variant": "superposed",
+        "learnt": "all",
+    },
     "transformer++": {"mixer": "attention", "levels": []},
 }
 LEARNING = [name for name in SETTINGS if name != "transformer++"]
@@ -53,6 +62,7 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "mistral": {"assign": "last_quarter", "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW]},
     "gpt-neox": {"form": "chain"},
     "phi": {"form": "dealt"},
+    "qwen2": {"levels": [replace(FAST, rank=3, reset="context"), replace(SLOW, rank=5)]},
 }
 CHOICES = ("levels", "assign", "form", "learning", "window", "outer_gradient")
 READERS, LEARNERS = [*SETTINGS, *CONVERTED], [*LEARNING, *CONVERTED]  # what is tested as a stream, by name

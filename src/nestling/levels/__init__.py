@@ -1,5 +1,6 @@
 """Levels: parameters, period, rule; and what moves them."""
 
+from nestling.levels.factor import asked
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
 from nestling.levels.level import Level, as_levels
 from nestling.levels.optimizer import LevelOptimizer
@@ -15,6 +16,7 @@ __all__ = [
     "LevelState",
     "StepOf",
     "as_levels",
+    "asked",
     "at_rest",
     "effective",
     "end_context",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nestling.levels.factor import asked, expanded
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import RetainSeen
@@ -23,7 +24,8 @@ from nestling.ops import State
 class Difference(State):
     """One level's share of one weight.
 
-    value: `D [B, out, in]`. gradient: `[B, out, in]`, the sum over the tokens since the last update.
+    value: `D [B, out, in]`; of a level with a rank r `B [B, out, r]`, see `factor.py`, and r stands for `in` in what follows.
+    gradient: `[B, out, in]`, the sum over the tokens since the last update.
     seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not ask for it.
     memory: `[B, ..]` by name, what an optimiser as the rule remembers; empty for other rules.
     """
@@ -59,7 +61,12 @@ FastWeights = tuple[LevelState, ...]
 
 
 def initial(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Tensor], batch: int) -> FastWeights:
-    """Every level at zero difference. `moves[l]`: the names of the weights that level l moves."""
+    """Every level at zero difference. `moves[l]`: the names of the weights that level l moves.
+
+    Raises:
+        ValueError: a level's rank does not fit a weight, or the other levels.
+    """
+    asked(levels, moves, weights)
     return tuple(_initial(level, names, weights, batch) for level, names in zip(levels, moves, strict=True))
 
 
@@ -70,7 +77,7 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
 
     differences = {}
     for name in names:
-        rows, columns = weights[name].shape
+        rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
         seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen) else None
         value = zeros(rows, columns)
         differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value))
@@ -90,7 +97,8 @@ def effective(fast: FastWeights, weights: Mapping[str, Tensor]) -> dict[str, Ten
         for name, difference in level.weights.items():
             if name not in weights:
                 continue
-            total[name] = total[name] + difference.value if name in total else difference.value
+            value = expanded(name, difference.value, weights[name])
+            total[name] = total[name] + value if name in total else value
     return {name: weights[name] + value.to(weights[name].dtype) for name, value in total.items()}
 
 

@@ -25,6 +25,8 @@ class Level:
         is a decay towards the initial state at every update.
     clip: norm, over all the level's weights, above which the mean gradient is scaled down; None never does. Where a
         stream changes its subject the first gradients are many times the usual ones.
+    rank: None moves a weight `[out, in]` in full. A number r moves it by `B A`, `B [out, r]` from zero and `A [r, in]` fixed, so
+        that one sequence, or user, costs `B` (`nestling.levels.factor`); it needs learning="context".
     """
 
     period: int
@@ -32,6 +34,7 @@ class Level:
     rule: GradientDescent | RetainSeen | StepOf = GradientDescent()  # noqa: RUF009 - frozen
     reset: str | float | None = None
     clip: float | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.period < 1:
@@ -44,6 +47,8 @@ class Level:
             raise ValueError(f"rule={self.rule!r}: a level takes plain steps; use GradientDescent() without momentum")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip} must be above 0, or None")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1, or None for a full difference")
         valid_number = isinstance(self.reset, float) and 0 < self.reset < 1
         if not (self.reset is None or self.reset == "context" or valid_number):
             raise ValueError(f"reset={self.reset!r} is unknown; choose None, 'context' or a decay between 0 and 1")
@@ -52,7 +57,7 @@ class Level:
         """Plain data, for a configuration file."""
         settings = self.rule.to_dict() if isinstance(self.rule, StepOf) else dataclasses.asdict(self.rule)
         rule = {"name": type(self.rule).__name__, **settings}
-        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}
+        return {**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}, "rule": rule}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Level:

@@ -30,7 +30,8 @@ class LevelOptimizer:
             superposed levels name the same weights, and what they add is folded into them at once.
 
     Raises:
-        ValueError: a level resets. Without a difference of its own there is nothing to reset: use learning="context".
+        ValueError: a level resets, or has a rank. Without a difference of its own there is nothing to reset, and nothing that
+            would be smaller: use learning="context".
     """
 
     def __init__(self, module: nn.Module, levels: list[Level], moves: list[list[str]]) -> None:
@@ -39,6 +40,8 @@ class LevelOptimizer:
                 raise ValueError(
                     f"reset={level.reset!r} needs learning='context'; in the parameter regime use reset=None"
                 )
+            if level.rank is not None:
+                raise ValueError(f"rank={level.rank} needs learning='context'; in the parameter regime use rank=None")
         self.module, self.levels = module, levels
         self.weights: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.state = initial(levels, moves, self.weights, batch=1)

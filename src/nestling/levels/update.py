@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nestling.levels.factor import projected
 from nestling.levels.fast import Difference, FastWeights, LevelState
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
@@ -25,17 +26,22 @@ def gather(
     """Add what a segment taught to every level.
 
     gradients: `[B, out, in]` by name, summed over the segment's losses (None: nothing is to be learnt, only seen).
-    seen: `[B, in, in]` by name, the sum of `x x^T`. tokens, inputs: `[B]`, how many losses and inputs these are of.
+    seen: `[B, in, in]` by name, the sum of `x x^T`; or of `A x`, as far as the largest rank needs.
+    tokens, inputs: `[B]`, how many losses and inputs these are of.
     """
 
     sizes = [moment.flatten(1).sum(1) for moment in seen.values()]
     finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(inputs, dtype=torch.bool)
 
     def add(name: str, d: Difference) -> Difference:
-        gradient = d.gradient if gradients is None else d.gradient + gradients[name].to(d.gradient.dtype)
+        rank, gradient = d.value.shape[-1], d.gradient
+        if gradients is not None:
+            gradient = gradient + projected(name, gradients[name].to(gradient.dtype), rank)
         if d.seen is None:
             return replace(d, gradient=gradient)
-        new = torch.where(finite[:, None, None], seen[name], 0.0)  # what is not finite would be remembered for ever
+        new = torch.where(
+            finite[:, None, None], seen[name][:, :rank, :rank], 0.0
+        )  # what is not finite would be remembered for ever
         return replace(d, gradient=gradient, seen=d.seen + new.to(d.seen.dtype))
 
     def gathered(level: LevelState) -> LevelState:

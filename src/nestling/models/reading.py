@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nestling.levels import FastWeights, effective, gather, initial, second_moments
+from nestling.levels import FastWeights, effective, gather, initial
 from nestling.models.cache import HopeCache, Segment, Session
 from nestling.models.segment import learn_segment, run, weights_now
 from nestling.ops.ragged import Piece, join, pieces
@@ -153,7 +153,7 @@ def calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> 
     mixers = model.begin(ids.shape[0])
     weights = effective(memory, model.learnable_weights())
     for tokens in ids.split(model.levels[0].period, dim=1):
-        with second_moments(model.watched_modules(), None) as seen:
+        with model.watch(None) as seen:
             _, mixers = model.run(weights, tokens, mixers, None)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
         memory = gather(memory, None, seen, count, count)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nestling.levels import FastWeights, effective, gather, second_moments, step
+from nestling.levels import FastWeights, effective, gather, step
 from nestling.ops.recompute import recompute
 from nestling.ops.state import tree_map
 
@@ -67,7 +67,7 @@ def _learn(
         if outer in (None, "none"):
             weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
             mixers = mixers if outer else tree_map(Tensor.detach, mixers)
-        with second_moments(model.watched_modules(), mask) as seen:
+        with model.watch(mask) as seen:
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
         loss = _loss(logits, labels, mask)
