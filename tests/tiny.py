@@ -28,6 +28,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "memory_read": "chunk",
         "projection_chunk_size": 8,
     },
+    "hope-nested": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [FAST, Level(2 * PERIOD, lr=1.0, rule=RetainSeen(damping=0.3))],
+        "level_variant": "nested",
+    },
+    "hope-independent": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW],
+        "level_variant": "independent",
+    },
     "hope-attention": {
         "mixer": "attention",
         "sliding_window": 10,

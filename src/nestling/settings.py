@@ -56,7 +56,7 @@ class LevelSettings:
             {"name": "StepOf", "optimizer": "M3", "momentum": 0.9}.
         damping: of RetainSeen.
         forgetting: of RetainSeen.
-        reset: nothing, "context", or a decay per update.
+        reset: nothing, "context", "slower", or a decay per update.
         clip: largest norm of a gradient.
         rank: of the differences; none is full. Small ranks make small memory files.
     """
@@ -100,7 +100,7 @@ class ModelSettings:
         chunk_size: of self-modifying Titans.
         sliding_window: tokens that attention sees; none sees all.
         levels: from fast to slow.
-        level_variant: superposed or sequential.
+        level_variant: superposed, sequential, nested or independent.
         learnt: all, blocks or mlp.
     """
 

@@ -21,6 +21,8 @@ MODELS = {
     "hope-sequential": {},
     "hope-attention": {},
     "hope-low-rank": {},
+    "hope-nested": {},
+    "hope-independent": {},
     "gpt2": {"window": 30},
     "phi": {"window": 30, "assign": "mlp", "form": "superposed", "levels": CLIPPED},
 }

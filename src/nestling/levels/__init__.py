@@ -2,7 +2,7 @@
 
 from nestling.levels.factor import asked
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
-from nestling.levels.level import Level, as_levels
+from nestling.levels.level import Level, as_levels, nested
 from nestling.levels.optimizer import LevelOptimizer
 from nestling.levels.seen import second_moments
 from nestling.levels.step_of import StepOf
@@ -22,6 +22,7 @@ __all__ = [
     "end_context",
     "gather",
     "initial",
+    "nested",
     "second_moments",
     "step",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nestling.levels.factor import projected
-from nestling.levels.fast import Difference, FastWeights, LevelState
+from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import RetainSeen
@@ -57,14 +57,20 @@ def gather(
 
 
 def step(levels: list[Level], fast: FastWeights) -> FastWeights:
-    """Move, in each row, the levels whose period is full. A step that is not finite is refused and counted."""
-    return tuple(_step(level, state) for level, state in zip(levels, fast, strict=True))
+    """Move, in each row, the levels whose period is full; then those go back that reset with a slower one.
+
+    A step that is not finite is refused and counted.
+    """
+    due = [(state.gathered >= level.period) & ~state.frozen for level, state in zip(levels, fast, strict=True)]
+    after = [_step(*one) if bool(one[2].any()) else one[1] for one in zip(levels, fast, due, strict=True)]
+    for i, ended in enumerate(due[1:]):
+        if levels[i].reset == "slower" and bool(ended.any()):
+            after[i] = at_rest(levels[i], after[i]).where(ended & ~after[i].frozen, after[i])
+    return tuple(after)
 
 
-def _step(level: Level, state: LevelState) -> LevelState:
-    due = (state.gathered >= level.period) & ~state.frozen
-    if not bool(due.any()):
-        return state
+def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
+    """A step in the rows `due [B]`."""
     means = _means(state)
     moves, memories = _directions(level, state, due, _clipped(level, means))
     keep = level.reset if isinstance(level.reset, float) else 1.0

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from nestling.levels import Level, StepOf, as_levels
+from nestling.levels import Level, StepOf, as_levels, nested
 
 MIXERS = ("self_modifying_titans", "attention", "linear_attention", "deltanet", "gated_deltanet")
 OF_SOME = {  # settings that mean nothing to other mixers
@@ -44,7 +44,7 @@ class HopeConfig(PreTrainedConfig):
     mixer: "self_modifying_titans" (Hope), "attention" (Hope-Attention; with `levels=[]` a Transformer++), or to compare with
         them "linear_attention", "deltanet" or "gated_deltanet".
     levels: `nestling.Level`s from fast to slow (or their plain data); `[]` is the plain MLP.
-    level_variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
+    level_variant: "sequential", "nested", "independent" or "superposed"; see `nestling.layers.ContinuumMemory`.
     learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
         `nestling.levels.LevelOptimizer`; "off" - nothing moves.
     outer_gradient: what training through a reading that learns sees of the inner updates: "first-order", "second-order" or
@@ -112,7 +112,7 @@ class HopeConfig(PreTrainedConfig):
         levels = as_levels(self.levels or [])
         self.levels = [level.to_dict() for level in levels]
         if self.intermediate_size is None:
-            parts = len(levels) if self.level_variant == "sequential" and levels else 1
+            parts = len(levels) if self.level_variant != "superposed" and levels else 1
             self.intermediate_size = max(8, round(self.hidden_size * 8 / 3 / parts / 8) * 8) * parts
         self._check()
         super().__post_init__(**kwargs)
@@ -142,5 +142,6 @@ class HopeConfig(PreTrainedConfig):
             raise ValueError("learnt='all' needs learning='context'; an optimiser's levels take 'blocks' or 'mlp'")
 
     def level_objects(self) -> list[Level]:
-        """The levels as `nestling.Level`s."""
-        return as_levels(self.levels or [])
+        """The levels as `nestling.Level`s; those of the nested variant reset with each other."""
+        levels = as_levels(self.levels or [])
+        return nested(levels) if self.level_variant == "nested" else levels
