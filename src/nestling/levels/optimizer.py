@@ -13,6 +13,7 @@ from nestling.levels.level import Level
 from nestling.levels.seen import second_moments
 from nestling.levels.update import gather, step
 from nestling.memory import RetainSeen
+from nestling.ops.state import named_tensors, with_tensors
 
 
 class LevelOptimizer:
@@ -74,6 +75,25 @@ class LevelOptimizer:
         self.seen = {}
         for name in self.moved:
             self.weights[name].grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Clocks, gathered gradients, what was seen and what optimisers remember, as tensors by name."""
+        return {name: tensor.clone() for name, tensor in named_tensors(self.state).items()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken, the module's weights being those of then.
+
+        Raises:
+            ValueError: tensors of other levels or weights; nothing has changed.
+        """
+        own = named_tensors(self.state)
+        fitting = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
+        if len(fitting) != len(own) or len(own) != len(tensors):
+            wrong = sorted({*own, *tensors} - {*fitting})
+            raise ValueError(
+                f"the state is of other levels or weights ({', '.join(wrong[:3])}, ..); load it where it was taken"
+            )
+        self.state = with_tensors(self.state, {name: tensor.clone() for name, tensor in tensors.items()})
 
     def _gradient(self, name: str) -> Tensor:
         gradient = self.weights[name].grad
