@@ -32,6 +32,7 @@ def gather(
 
     sizes = [moment.flatten(1).sum(1) for moment in seen.values()]
     finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(inputs, dtype=torch.bool)
+    sound = bool(finite.all())
 
     def add(name: str, d: Difference) -> Difference:
         rank, gradient = d.value.shape[-1], d.gradient
@@ -39,9 +40,8 @@ def gather(
             gradient = gradient + projected(name, gradients[name].to(gradient.dtype), rank)
         if d.seen is None:
             return replace(d, gradient=gradient)
-        new = torch.where(
-            finite[:, None, None], seen[name][:, :rank, :rank], 0.0
-        )  # what is not finite would be remembered for ever
+        new = seen[name][:, :rank, :rank]
+        new = new if sound else where_rows(finite, new)  # what is not finite would be remembered for ever
         return replace(d, gradient=gradient, seen=d.seen + new.to(d.seen.dtype))
 
     def gathered(level: LevelState) -> LevelState:
@@ -80,11 +80,12 @@ def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
         norm = _norm(moved[name] - d.value for name, d in state.weights.items())
     taken = _finite(memories, due & norm.isfinite())
     forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
-    weights = {}
+    weights, every = {}, bool(taken.all())
     for name, d in state.weights.items():
-        d = replace(d, gradient=where_rows(~due, d.gradient))
-        seen = None if d.seen is None else forget * d.seen
-        weights[name] = replace(d, value=moved[name], seen=seen, memory=memories[name]).where(taken, d)
+        d = replace(d, gradient=torch.zeros_like(d.gradient) if every else where_rows(~due, d.gradient))
+        seen = d.seen if d.seen is None or forget == 1.0 else forget * d.seen
+        after = replace(d, value=moved[name], seen=seen, memory=memories[name])
+        weights[name] = after if every else after.where(taken, d)
     return replace(
         state,
         weights=weights,
