@@ -74,6 +74,24 @@ def test_second_order_is_the_derivative(name, sizes):
         torch.testing.assert_close(difference, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["hope-attention", "hope-nested", "hope-low-rank", "gpt2"])
+def test_rows_of_any_length_have_the_exact_gradient(name):
+    """A ragged batch, in two calls: the gradient of the sum of its rows, each read alone."""
+    net, lengths, split = meta(name), (L, 15, 4), 13
+    ids, parameters = text(3, L), list(net.parameters())
+    mask = (torch.arange(L) < torch.tensor(lengths)[:, None]).long()
+    cache, total = None, 0.0
+    for place in (slice(0, split), slice(split, L)):
+        out = net(ids[:, place], attention_mask=mask[:, place], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        total = total + (out.logits.tanh() * mask[:, place, None]).sum()
+    alone = sum(net(row[None, :length]).logits.tanh().sum() for row, length in zip(ids, lengths, strict=True))
+    found, expected = (torch.autograd.grad(x, parameters, allow_unused=True) for x in (total, alone))
+    for mine, theirs in zip(found, expected, strict=True):
+        size = theirs.abs().max() if theirs is not None else 0.0
+        assert theirs is None or (mine - theirs).abs().max() <= (1e-9 if name.startswith("hope") else 1e-5) * (1 + size)
+
+
 def constant(memory, slopes, seen, tokens, inputs):
     """`gather` for which the inner gradient is a constant."""
     return gather(memory, *(tree_map(torch.Tensor.detach, tree) for tree in (slopes, seen)), tokens, inputs)
