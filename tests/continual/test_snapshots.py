@@ -93,6 +93,19 @@ def test_a_frozen_level_stands_still_and_goes_on(name, level):
     assert not learner._user("another").cache.memory[level].frozen.any()
 
 
+def test_a_frozen_level_outlives_its_context():
+    """With reset="context" it would go back to its start; frozen it does not, and unfrozen it does again."""
+    learner = a_learner("hope-attention")
+    learner.observe(PROSE)
+    learner.freeze(0)
+    before = values(learner, 0)
+    learner.end_context()
+    same(values(learner, 0), before)
+    learner.unfreeze(0)
+    learner.end_context()
+    assert not any(value.any() for value in values(learner, 0).values())
+
+
 def test_a_level_frozen_from_the_start_is_a_level_of_rate_zero():
     """The other one learns as if it were alone."""
     learner = a_learner()

@@ -1,5 +1,6 @@
 """Computing twice is computing once, gradients taken inside included."""
 
+import pytest
 import torch
 
 from nestling.ops.recompute import recompute
@@ -31,3 +32,26 @@ def test_recomputing_is_computing():
         results.append((y.detach(), after, gradients((y, rest), [x, *parameters])))
     close(tuple(results[1][2]), tuple(results[0][2]))
     same(results[1][:2], results[0][:2])
+
+
+def test_recomputing_is_as_exact_as_the_first_time():
+    """Under autocast the second run is cast as the first one was, though the backward pass is outside of it."""
+    layer = torch.nn.Linear(16, 16)
+    x, parameters = torch.randn(4, 16, requires_grad=True), list(layer.parameters())
+    results = []
+    for call in (lambda: layer(x), lambda: recompute(layer, x, parameters)):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = call()
+        assert y.dtype == torch.bfloat16
+        results.append((y.detach(), tuple(gradients(y, [x, *parameters]))))
+    same(results[1], results[0])
+
+
+def test_a_parameter_that_was_changed_in_between_is_noticed():
+    """The second run would be of another function."""
+    layer, x = torch.nn.Linear(3, 3), torch.randn(2, 3)
+    y = recompute(layer, x, list(layer.parameters()))
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

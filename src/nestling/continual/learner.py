@@ -160,7 +160,7 @@ class Learner:
         self._users[new_user] = self._users[user].copy()
 
     def freeze(self, level: int, user: str = "default") -> None:
-        """The level stands still for this user: it is read with, gathers nothing, and its clock stops."""
+        """The level stands still for this user: it is read with, gathers nothing, and no end of a period or context resets it."""
         self._change(level, user, lambda state: replace(state, frozen=torch.ones_like(state.frozen)))
 
     def unfreeze(self, level: int, user: str = "default") -> None:

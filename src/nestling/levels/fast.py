@@ -113,6 +113,9 @@ def at_rest(level: Level, state: LevelState) -> LevelState:
 
 
 def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:
-    """A context has ended: the levels that reset then go back to their initial state."""
+    """A context has ended: the levels that reset then go back to their initial state, frozen ones excepted."""
     pairs = zip(levels, fast, strict=True)
-    return tuple(at_rest(level, state) if level.reset == "context" else state for level, state in pairs)
+    return tuple(
+        at_rest(level, state).where(~state.frozen, state) if level.reset == "context" else state
+        for level, state in pairs
+    )
