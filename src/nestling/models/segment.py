@@ -71,7 +71,8 @@ def _learn(
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
         loss = _loss(logits, labels, mask)
-        slopes = torch.autograd.grad(loss, list(weights.values()), None, outer is not None, exact, allow_unused=True)
+        moved = list(weights.values())
+        slopes = torch.autograd.grad(loss, moved, retain_graph=outer is not None, create_graph=exact, allow_unused=True)
     gradients = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), slopes, strict=True)}
     if outer is None:
         logits, after = logits.detach(), tree_map(Tensor.detach, after)
