@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from nestling.cli import EXAMPLES
@@ -44,7 +45,7 @@ def generate(model: Path, *more: str) -> Done:
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_help_shows_an_example(command):
     """`--help` prints the command that the fixture ran."""
-    done = nestling(command, "--help")
+    done = nestling(*command.split(), "--help")
     assert done.returncode == 0 and " ".join(EXAMPLES[command].split()) in " ".join(done.stdout.split())
 
 
@@ -132,3 +133,21 @@ def test_a_chain_that_learnt_is_not_merged(place, tmp_path):
     assert done.returncode == 2 and "chain whose members have learnt" in done.stderr
     assert not (tmp_path / "plain").exists()
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_rank_makes_a_small_memory(place, tmp_path):
+    """Converted with a rank, it learns into a fraction of the bytes, and merges."""
+    sizes, text = [], json.dumps([str(place / "notes.txt")])
+    for name, rank in (("full", ""), ("low", ', "rank": 2')):
+        levels = f'[{{"period": 8, "lr": 0.5{rank}}}, {{"period": 16, "lr": 0.5, "rule": "RetainSeen"{rank}}}]'
+        model, memory = str(tmp_path / name), str(tmp_path / f"{name}.safetensors")
+        assert nestling("convert", "--model", str(place / "llama"), "--out", model, "--levels", levels).returncode == 0
+        assert nestling("learn", "--model", model, "--memory", memory, "--text", text).returncode == 0
+        out = str(tmp_path / f"{name}-plain")
+        assert nestling("merge", "--model", model, "--memory", memory, "--out", out).returncode == 0
+        learnt = generate(Path(model), "--memory", memory)
+        assert learnt.stdout == generate(Path(out)).stdout != generate(place / "llama").stdout
+        sizes.append(
+            sum(t.nbytes for n, t in load_file(memory).items() if n.startswith("memory/") and "/weights/" in n)
+        )
+    assert sizes[1] < 0.1 * sizes[0]

@@ -9,7 +9,12 @@ from nestling.train import byte_tokenizer
 from tests.families import decoder
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [pytest.param("README.md", marks=pytest.mark.slow), "docs/convert.md", "docs/optimisers.md"]
+PAGES = [
+    pytest.param("README.md", marks=pytest.mark.slow),
+    "docs/continuum.md",
+    "docs/convert.md",
+    "docs/optimisers.md",
+]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 A chunk of 4 tokens and periods of 6 and 12 share no boundary but 12: what is wrong about phases shows.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "memory_read": "chunk",
         "projection_chunk_size": 8,
     },
+    "hope-nested": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [FAST, Level(2 * PERIOD, lr=1.0, rule=RetainSeen(damping=0.3))],
+        "level_variant": "nested",
+    },
+    "hope-independent": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW],
+        "level_variant": "independent",
+    },
     "hope-attention": {
         "mixer": "attention",
         "sliding_window": 10,
@@ -44,6 +59,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ],
         "level_variant": "superposed",
     },
+    "hope-low-rank": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [replace(FAST, rank=4), replace(SLOW, rank=6)],
+        "level_variant": "superposed",
+        "learnt": "all",
+    },
     "transformer++": {"mixer": "attention", "levels": []},
 }
 LEARNING = [name for name in SETTINGS if name != "transformer++"]
@@ -53,7 +76,9 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "mistral": {"assign": "last_quarter", "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW]},
     "gpt-neox": {"form": "chain"},
     "phi": {"form": "dealt"},
+    "qwen2": {"levels": [replace(FAST, rank=3, reset="context"), replace(SLOW, rank=5)]},
 }
+CHOICES = ("levels", "assign", "form", "learning", "window", "outer_gradient")
 READERS, LEARNERS = [*SETTINGS, *CONVERTED], [*LEARNING, *CONVERTED]  # what is tested as a stream, by name
 
 
@@ -75,7 +100,7 @@ def model(name: str, seed: int = 0, **changes: Any) -> Any:
 def converted(name: str, seed: int = 0, **changes: Any) -> ConvertedForCausalLM:
     """A tiny model of a family, converted, in float64; `changes` are of its levels or of the original's configuration."""
     choices = {"levels": [FAST, SLOW], "window": 2 * PERIOD, **CONVERTED[name]}
-    choices |= {key: changes.pop(key) for key in ("levels", "assign", "form", "learning", "window") if key in changes}
+    choices |= {key: changes.pop(key) for key in CHOICES if key in changes}
     original = decoder(name, seed, **{"vocab_size": VOCAB, **changes})
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -56,8 +56,9 @@ class LevelSettings:
             {"name": "StepOf", "optimizer": "M3", "momentum": 0.9}.
         damping: of RetainSeen.
         forgetting: of RetainSeen.
-        reset: nothing, "context", or a decay per update.
+        reset: nothing, "context", "slower", or a decay per update.
         clip: largest norm of a gradient.
+        rank: of the differences; none is full. Small ranks make small memory files.
     """
 
     period: int
@@ -67,13 +68,15 @@ class LevelSettings:
     forgetting: float = 1.0
     reset: str | float | None = None
     clip: float | None = None
+    rank: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data of a `nestling.Level`."""
         rule = {"name": self.rule} if isinstance(self.rule, str) else dict(self.rule)
         if self.rule == "RetainSeen":
             rule |= {"damping": self.damping, "forgetting": self.forgetting}
-        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}
+        rest = {name: getattr(self, name) for name in ("period", "lr", "reset", "clip", "rank")}
+        return {**rest, "rule": rule}
 
 
 def two_levels() -> list[LevelSettings]:
@@ -97,7 +100,7 @@ class ModelSettings:
         chunk_size: of self-modifying Titans.
         sliding_window: tokens that attention sees; none sees all.
         levels: from fast to slow.
-        level_variant: superposed or sequential.
+        level_variant: superposed, sequential, nested or independent.
         learnt: all, blocks or mlp.
     """
 

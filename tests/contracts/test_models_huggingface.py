@@ -151,7 +151,11 @@ BAD_CONFIGURATIONS = {
     "learning": ({"learning": "always"}, "learning='always'.*'context'"),
     "learnt": ({"learnt": "everything"}, "learnt='everything'.*'all'"),
     "learnt outside the chain": ({"learnt": "all", "level_variant": "sequential"}, "learnt='all'.*superposed"),
-    "variant": ({"level_variant": "nested"}, "variant='nested'.*'superposed'"),
+    "variant": ({"level_variant": "circular"}, "variant='circular'.*'superposed'"),
+    "periods that do not nest": (
+        {"level_variant": "nested", "levels": [{"period": 4}, {"period": 8}, {"period": 12}]},
+        "periods 8 and 12 do not nest",
+    ),
     "reading": ({"memory_read": "both"}, "read='both'.*'token'"),
     "heads": ({"num_attention_heads": 3}, "hidden_size=16, num_attention_heads=3"),
     "head width": ({"mixer": "attention", "num_attention_heads": 16}, "heads=16.*even"),

@@ -10,7 +10,8 @@ from tests.helpers import close, differ, randn, randomise, same
 
 B, L, D = 2, 7, 6
 LEVELS = [Level(4, lr=0.1), Level(8, lr=0.1)]
-VARIANTS = ("sequential", "superposed")
+VARIANTS = ("sequential", "nested", "independent", "superposed")
+CHAINS = [[f"chain.{i}.{n}.weight" for n in ("gate", "up", "down")] for i in range(2)]
 
 
 def make(variant, levels=LEVELS, hidden=12):
@@ -55,6 +56,41 @@ def test_sequential_levels_are_a_chain():
     assert names == [set(n) for n in layer.moves()] and not names[0] & names[1]
 
 
+def test_nested_levels_move_where_the_faster_ones_begin():
+    """The chain of the sequential variant (Eq. 72); the slow level moves its own MLP and the start of the fast one's."""
+    layer, x = make("nested"), randn(B, L, D)
+    assert layer.moves() == [CHAINS[0], CHAINS[0] + CHAINS[1]]
+    assert [level.reset for level in layer.levels] == ["slower", None]
+    close(layer(x), layer.chain[1](layer.chain[0](x)))
+    state = moved(layer)
+    for b in range(B):
+        chain = make("sequential")
+        weights = {n: w.clone() for n, w in layer.state_dict().items()}
+        for name in CHAINS[0]:
+            weights[name] += state[0].weights[name].value[b]
+        for name in CHAINS[0] + CHAINS[1]:
+            weights[name] += state[1].weights[name].value[b]
+        chain.load_state_dict(weights)
+        close(layer(x, state)[b], chain(x[b : b + 1])[0])
+
+
+def test_independent_levels_stand_side_by_side():
+    """One MLP a level; what they add is summed with weights that are learnt (Eq. 74); each level moves its own."""
+    layer, x = make("independent"), randn(B, L, D)
+    assert layer.moves() == CHAINS
+    first, second = (mlp(x) - x for mlp in layer.chain)
+    close(layer(x), x + layer.mix[0] * first + layer.mix[1] * second)
+    state = moved(layer)
+    alone = (state[0], state[1].map(torch.zeros_like))  # what the second MLP adds is then as at rest
+    with torch.no_grad():
+        rest, layer.mix[0] = layer.mix[1] * second + x, 0.0
+    close(layer(x, alone), rest)
+    differ(layer(x, state), rest)
+    layer(x).sum().backward()
+    assert layer.mix.grad.abs().min() > 0
+    assert ContinuumMemory(D, LEVELS, "independent", 12).mix.tolist() == [1.0, 1.0]
+
+
 def test_the_mlp_is_a_gated_one_with_its_residual():
     """`x + down(silu(gate(n)) * up(n))`, `n` the root-mean-square norm of x."""
     mlp, x = randomise(SwiGLU(D, 12).double()), randn(B, L, D)
@@ -64,9 +100,11 @@ def test_the_mlp_is_a_gated_one_with_its_residual():
 
 
 def test_the_variants_have_equal_parameters():
-    """`hidden` is the width over the whole chain, so that comparisons are fair (norms aside)."""
-    counts = [sum(p.numel() for n, p in make(v).named_parameters() if "norm" not in n) for v in VARIANTS]
-    assert counts[0] == counts[1] == sum(p.numel() for p in ContinuumMemory(D, hidden=12).chain[0].parameters()) - D
+    """`hidden` is the width over the whole chain, so that comparisons are fair (norms and the weights of a sum aside)."""
+    plain = sum(p.numel() for n, p in ContinuumMemory(D, [], hidden=12).named_parameters() if "norm" not in n)
+    for variant in VARIANTS:
+        named = make(variant).named_parameters()
+        assert plain == sum(p.numel() for n, p in named if "norm" not in n and n != "mix"), variant
 
 
 def test_a_weight_may_have_a_row_of_its_own():
@@ -96,7 +134,12 @@ def test_no_levels_is_the_plain_mlp():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((D, LEVELS, "nested"), ["variant='nested'", "'superposed'"]),
+        ((D, LEVELS, "circular"), ["variant='circular'", "'superposed'"]),
+        ((D, [*LEVELS, Level(12)], "nested"), ["periods 8 and 12 do not nest", "multiple"]),
+        ((D, [Level(4), Level(4)], "nested"), ["periods 4 and 4 do not nest", "twice at least"]),
+        ((D, [Level(4, reset="context"), Level(8)], "nested"), ["reset='context'", "leave it out"]),
+        ((D, [Level(4, reset="slower")], "superposed"), ["slowest level", "reset='slower'"]),
+        ((D, [Level(4), Level(8, reset="slower"), Level(12)], "superposed"), ["periods 8 and 12 do not nest"]),
         ((D, LEVELS, "sequential", 13), ["hidden=13", "2 MLPs"]),
         ((D, LEVELS[::-1]), ["period 4", "after 8"]),
     ],

@@ -3,6 +3,8 @@
 B rows, each a problem of its own: `y = x W^T`, loss `1/2 |W x - y|^2`, `W = W_0 + sum_l D_l` `[out, in]`.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -109,6 +111,38 @@ def test_the_loss_falls():
     weight = effective(problem.run(), {NAME: problem.start})[NAME]
     errors = [((problem.x @ w.mT - problem.y) ** 2).mean() for w in (problem.start, weight)]
     assert errors[1] < 0.2 * errors[0]
+
+
+def test_a_level_goes_back_when_the_period_of_the_slower_one_ends():
+    """After the slower one has learnt from all of it: the fast level's share is what a fresh one learns from there on."""
+    fast, middle, slow = Level(P, lr=0.05, reset="slower"), Level(2 * P, lr=0.1, reset="slower"), Level(4 * P, lr=0.2)
+    problem = Problem([fast, middle, slow], segments=8)
+    kept = Problem([replace(fast, reset=None), replace(middle, reset=None), slow], segments=8)
+    kept.start, kept.x, kept.y = problem.start, problem.x, problem.y
+    state, other = problem.state(), kept.state()
+    for i, (x, y) in enumerate(zip(problem.x, problem.y, strict=True), 1):
+        state = problem.learn(state, x, y)
+        zero = [not level.weights[NAME].value.any() for level in state]
+        assert zero == [i % 2 == 0, i % 4 < 2, i < 4], i
+        assert [int(level.updates[0]) for level in state] == [i, i // 2, i // 4]
+        if i == 2:  # until a level is reset nothing differs, and then the slower ones do not
+            other = kept.learn(kept.learn(other, *args(kept, 0)), *args(kept, 1))
+            close(state[1:], other[1:])
+            assert not state[0].gathered.any() and not state[0].weights[NAME].gradient.any()
+
+
+def args(problem, segment):
+    return problem.x[segment], problem.y[segment]
+
+
+def test_a_frozen_level_does_not_go_back():
+    """It stands still, whatever the slower one does."""
+    problem = Problem([Level(P, lr=0.05, reset="slower"), Level(2 * P, lr=0.1)], segments=2)
+    state = problem.learn(problem.state(), *args(problem, 0))
+    state = (replace(state[0], frozen=torch.tensor([True, False, False])), state[1])
+    after = problem.learn(state, *args(problem, 1))
+    assert after[0].weights[NAME].value.flatten(1).any(1).tolist() == [True, False, False]
+    same(row(after[0], 0), row(state[0], 0))
 
 
 def test_a_level_moves_only_when_its_period_is_full():

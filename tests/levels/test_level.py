@@ -62,6 +62,8 @@ BAD_DATA = {
     "unknown setting": ([{"period": 4, "rule": {"name": "RetainSeen", "decay": 1}}], "RetainSeen.*decay"),
     "no period": ([{"lr": 0.1}], "period"),
     "slow before fast": ([Level(8), Level(4)], "period 4 stands after 8"),
+    "nothing slower": ([Level(4), Level(8, reset="slower")], "slowest level cannot have reset='slower'"),
+    "not nested": ([Level(4), Level(8, reset="slower"), Level(20)], "periods 8 and 20 do not nest"),
     "out of step": ([Level(4), Level(10)], "period 10 is not a multiple of .* 4"),
 }
 

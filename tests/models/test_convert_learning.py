@@ -17,7 +17,7 @@ from nestling.levels import Level, effective
 from nestling.memory import RetainSeen
 from nestling.models import HopeCache, convert
 from nestling.models.reading import calibrate
-from nestling.train import TrainConfig, byte_tokenizer, train
+from nestling.train import TrainConfig, byte_tokenizer, encode, train
 from tests.families import decoder, encoder
 from tests.helpers import close, differ, gradients, same
 from tests.tiny import CONVERTED, PERIOD, knowledge, model, read, text
@@ -205,7 +205,7 @@ def test_a_learner_merges_what_a_user_taught():
             learner.end_context("alice")
         plain = learner.merge("alice")
         assert type(plain).__name__ == "LlamaForCausalLM"
-        ids = learner._ids(PROSE)[None]
+        ids = encode(learner.tokenizer, PROSE)[None]
         with torch.no_grad():
             losses = F.cross_entropy(plain(ids).logits[0, :-1], ids[0, 1:], reduction="none")
         torch.testing.assert_close(losses, learner.evaluate(PROSE, user="alice"), rtol=1e-5, atol=1e-5)
@@ -218,7 +218,7 @@ def test_a_stream_longer_than_the_positions_goes_on():
     """256 positions, 1000 tokens: the state of the session is bounded, and the loss goes on falling."""
     learner, sizes, losses = a_learner(), [], []
     for _ in range(4):
-        losses.append(learner.observe(learner._ids(PROSE * 5)[:256]).loss)
+        losses.append(learner.observe(encode(learner.tokenizer, PROSE * 5)[:256]).loss)
         past = learner._user("default").cache.session.mixers[0]
         sizes.append(past.width)
     assert sizes == [256] * 4 and losses[-1] < losses[0]
@@ -229,7 +229,7 @@ def test_at_rate_zero_a_learner_reads_as_the_original():
     """Nothing moves, and the levels are reported as being at rest."""
     learner = a_learner(levels=[replace(level, lr=0.0) for level in LEVELS])
     seen = learner.observe(PROSE)
-    ids = learner._ids(PROSE)[None]
+    ids = encode(learner.tokenizer, PROSE)[None]
     with torch.no_grad():
         logits = learner.model.inner(ids).logits
     same(seen.losses, F.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none"))
@@ -248,6 +248,6 @@ def test_the_parameter_regime_trains(form):
     """`train` leaves what levels move to them and everything else to its optimiser; the loss falls."""
     levels = [Level(64, lr=0.5), Level(128, lr=0.5, rule=RetainSeen(0.1))]
     net = a_llama(levels=levels, learning="parameter", form=form, assign="mlp")
-    ids = Learner._ids(a_learner(), PROSE * 10)
+    ids = encode(byte_tokenizer(), PROSE * 10)
     history = train(net, ids, TrainConfig(tokens=64 * 40, batch_size=2, length=32))
     assert history[-1].loss < 0.7 * history[0].loss

@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nestling.continual import store
+from nestling.continual.observation import Observation, Standing, next_token_losses, observed, standing
+from nestling.continual.text import Text, each, token_ids
+from nestling.continual.user import User, check_snapshot_name, from_tensors
 from nestling.errors import UserError
-from nestling.levels import FastWeights, end_context, initial
+from nestling.levels import FastWeights, LevelState, at_rest, end_context, initial
 from nestling.models import HopeCache
-from nestling.models.cache import Session
 from nestling.models.learning import LearningModel
 from nestling.models.pretrained import Converted
-from nestling.models.reading import calibrate, flush, start_session
-from nestling.ops.state import named_tensors, with_tensors
-from nestling.train.data import encode
+from nestling.models.reading import calibrate, flush
+from nestling.ops.state import named_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True)
-class Observation:
-    """What reading a text was like.
-
-    losses: `[n]` nats, one for each token that had a token before it; each made before the token was learnt from.
-    surprise: for each level, fast to slow, the size of its last update (0.0 when it has made none).
-    updates: for each level, how many updates it has made in all. refused: how many were not finite and not made.
-    """
-
-    losses: Tensor
-    surprise: list[float]
-    updates: list[int]
-    refused: int
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens were predicted."""
-        return len(self.losses)
-
-    @property
-    def loss(self) -> float:
-        """Mean loss in nats a token (nan when nothing was predicted)."""
-        return self.losses.mean().item()
-
-
-@dataclass
-class _User:
-    cache: HopeCache
-    logits: Tensor | None = None  # [1, 1, V], what the last token read predicts
+LOG = logging.getLogger(__name__)
+TOKENS = 2048  # in one call of the model, about: it bounds the logits, and what is learnt does not depend on it
 
 
 class Learner:
@@ -65,9 +38,15 @@ class Learner:
         learner.generate("In short, ", user="alice", max_new_tokens=100)
         learner.save("alice.safetensors", user="alice")
 
+        before = learner.snapshot("alice")  # later: learner.rollback("alice", before)
+        learner.fork("alice", "bob")  # two users from here on
+        learner.freeze(1, "alice")  # level 1 stands still; learner.unfreeze(1, "alice") lets it go on
+        learner.reset(0, "alice")  # what level 0 learnt is gone
+
     The model needs levels and `learning="context"`. Its own weights never move: what a user's reading taught is in that
     user's memory (`nestling.levels.FastWeights`), which can be saved, loaded and forgotten. The text of one user is one
-    stream, whatever the calls that deliver it, until `end_context`.
+    stream, whatever the calls that deliver it, until `end_context`. Every call does all of what it says, or raises and leaves
+    the user as before; levels are numbered from 0, the fastest.
 
     Raises:
         ValueError: the model cannot learn while reading; the message says which setting to change.
@@ -78,35 +57,48 @@ class Learner:
             given = f"levels={len(model.levels)}, learning={model.config.learning!r}"
             raise ValueError(f"the model has {given}; a learner needs a HopeConfig with levels and learning='context'")
         self.model, self.tokenizer = model.eval(), tokenizer
-        self._users: dict[str, _User] = {}
+        self._users: dict[str, User] = {}
         self._start: FastWeights | None = None
 
-    def calibrate(self, text: str | Tensor) -> int:
+    def calibrate(self, text: Text) -> int:
         """Show the levels that retain what was seen (`RetainSeen`) a sample of what the model already knows.
 
         Nothing is learnt from it; new users begin with its inputs as seen. Returns the number of tokens read.
         """
-        ids = self._ids(text)
+        ids = token_ids(text, self.tokenizer)
         self._start = calibrate(self.model, ids[None].to(self.model.device), self._start)
         return len(ids)
 
     @torch.no_grad()
-    def observe(self, text: str | Tensor, user: str = "default") -> Observation:
-        """Read a text and learn from it. `text` may be token ids `[L]`. An empty text raises a UserError."""
-        ids = self._ids(text)[None].to(self.model.device)
-        state = self._user(user)
-        out = self.model(ids, past_key_values=state.cache, use_cache=True)
-        losses, state.logits = _losses(out.logits, ids, state.logits)
-        return _observed(losses, state.cache.memory or self._at_rest())
+    def observe(self, text: Text | Iterable[Text], user: str = "default") -> Observation:
+        """Read and learn: a string, a file (a `pathlib.Path`, UTF-8), token ids `[L]`, or an iterable of any of these.
+
+        The items of an iterable follow each other in the stream, none of them kept. Where one of them cannot be read
+        nothing of the others has been learnt. What reading was like is also logged (`nestling.continual.learner`, INFO).
+
+        Raises:
+            UserError: an empty text, a file that is missing or no UTF-8 text, or ids that are none.
+        """
+        state, losses = self._user(user, enter=False).copy(), []
+        period = self.model.levels[0].period
+        for ids in each(text, self.tokenizer):
+            for part in ids[None].to(self.model.device).split(max(2, TOKENS // period) * period, dim=1):
+                out = self.model(part, past_key_values=state.cache, use_cache=True)
+                found, state.logits = next_token_losses(out.logits, part, state.logits)
+                losses.append(found)
+        self._users[user] = state
+        observation = observed(losses, state.cache.memory or self._at_rest())
+        LOG.info("observed for %r: %s", user, observation.record())
+        return observation
 
     @torch.no_grad()
-    def evaluate(self, text: str | Tensor, user: str = "default", piece: int = 1024) -> Tensor:
+    def evaluate(self, text: Text, user: str = "default", piece: int = 1024) -> Tensor:
         """Losses `[L - 1]` in nats of a text read apart, with what the user's memory holds; nothing is learnt."""
-        ids = self._ids(text)[None].to(self.model.device)
+        ids = token_ids(text, self.tokenizer)[None].to(self.model.device)
         cache, logits, found = HopeCache("off", self._memory(user)), None, []
         for part in ids.split(piece, dim=1):
             out = self.model(part, past_key_values=cache, use_cache=True)
-            losses, logits = _losses(out.logits, part, logits)
+            losses, logits = next_token_losses(out.logits, part, logits)
             found.append(losses)
         return torch.cat(found)
 
@@ -116,7 +108,7 @@ class Learner:
 
         The prompt is a context of its own, and nothing is learnt from it or from the answer: `observe` learns.
         """
-        ids = self._ids(prompt)[None].to(self.model.device)
+        ids = token_ids(prompt, self.tokenizer)[None].to(self.model.device)
         cache = HopeCache("off", self._memory(user))
         options = {"max_new_tokens": 100, "do_sample": False, **options}
         mask = torch.ones_like(ids)
@@ -125,14 +117,59 @@ class Learner:
         assert isinstance(text, str)  # a list of them only for a batch
         return text
 
+    @torch.no_grad()
     def end_context(self, user: str = "default") -> None:
         """The context is over: learn its unfinished segment, and let the levels that reset go back to their start."""
-        state = self._user(user)
+        state = self._user(user).copy()
         flush(self.model, state.cache)
         if state.cache.memory is not None:
             state.cache.memory = end_context(self.model.levels, state.cache.memory)
         state.cache.reset()
         state.logits = None
+        self._users[user] = state
+
+    def snapshot(self, user: str = "default", name: str | None = None) -> str:
+        """Keep the user's memory, and where their stream stands, under a name; without one it is the next free number.
+
+        Snapshots are saved and loaded with the user, and rolling back drops none of them.
+        """
+        state = self._user(user)
+        free = (str(n) for n in range(1, len(state.snapshots) + 2) if str(n) not in state.snapshots)
+        name = check_snapshot_name(next(free) if name is None else name, state.snapshots)
+        state.snapshots[name] = User(state.cache.copy(), state.logits)
+        return name
+
+    def snapshots(self, user: str = "default") -> list[str]:
+        """Names of the user's snapshots."""
+        return sorted(self._users[user].snapshots) if user in self._users else []
+
+    def rollback(self, user: str, snapshot: str) -> None:
+        """Back to a snapshot: what was read since then has not been learnt. Levels are frozen as they were then."""
+        if snapshot not in self.snapshots(user):
+            known = ", ".join(map(repr, self.snapshots(user))) or "none"
+            raise UserError(f"{user!r} has no snapshot {snapshot!r}; there are: {known}")
+        state = self._users[user]
+        self._users[user] = replace(state.snapshots[snapshot].copy(), snapshots=state.snapshots)
+
+    def fork(self, user: str, new_user: str) -> None:
+        """A new user who knows what `user` knows, snapshots included; from here on each learns by themselves."""
+        if user not in self._users:
+            raise UserError(f"there is no user {user!r}; there are: {', '.join(map(repr, self.users())) or 'none'}")
+        if new_user in self._users:
+            raise UserError(f"{new_user!r} has a memory already; forget it first, or give another name")
+        self._users[new_user] = self._users[user].copy()
+
+    def freeze(self, level: int, user: str = "default") -> None:
+        """The level stands still for this user: it is read with, gathers nothing, and no end of a period or context resets it."""
+        self._change(level, user, lambda state: replace(state, frozen=torch.ones_like(state.frozen)))
+
+    def unfreeze(self, level: int, user: str = "default") -> None:
+        """The level goes on where it stood."""
+        self._change(level, user, lambda state: replace(state, frozen=torch.zeros_like(state.frozen)))
+
+    def reset(self, level: int, user: str = "default") -> None:
+        """The level goes back to its initial state. Its counters stay, and what a `RetainSeen` has seen does."""
+        self._change(level, user, lambda state: at_rest(self.model.levels[level], state))
 
     def forget(self, user: str = "default") -> None:
         """Drop everything that was learnt for this user."""
@@ -148,78 +185,48 @@ class Learner:
             raise ValueError(f"{type(self.model).__name__} is no converted model; there is no original to fold into")
         return self.model.merge(self._memory(user))
 
+    def standing(self, user: str = "default") -> list[Standing]:
+        """Where each level stands, fast to slow: its updates, their sizes, whether it is frozen."""
+        pairs = zip(self.model.levels, self._memory(user) or self._at_rest(), strict=True)
+        return [standing(level, state) for level, state in pairs]
+
     def users(self) -> list[str]:
         """Who has a memory here."""
         return sorted(self._users)
 
     def save(self, path: str | Path, user: str = "default") -> None:
-        """Write the user's memory, and where its stream stands, to one file; whole or not at all."""
-        state = self._user(user)
-        tree = self._tree(state)
-        columns = state.cache.get_seq_length()
-        metadata = {"format": store.FORMAT, "model": store.fingerprint(self.model), "columns": str(columns)}
-        store.write(path, named_tensors(tree), metadata)
+        """Write the user's memory, where their stream stands, and their snapshots to one file; whole or not at all."""
+        metadata = {"format": store.FORMAT, "model": store.fingerprint(self.model)}
+        store.write(path, named_tensors(self._user(user).tree()), metadata)
 
     def load(self, path: str | Path, user: str = "default") -> None:
         """Take up a saved memory: the stream goes on as if nothing had happened. On an error nothing changes."""
-        tensors, metadata = store.read(path, store.fingerprint(self.model))
-        template = _User(self.model.new_cache())
-        heads = {name.split("/")[0] for name in tensors}
-        if "memory" in heads:
-            template.cache.memory = self._at_rest()
-        if "session" in heads:
-            template.cache.session = start_session(self.model, batch=1)
-        if "logits" in heads:
-            template.logits = torch.zeros(1, 1, self.model.config.get_text_config().vocab_size)
+        tensors = store.read(path, store.fingerprint(self.model))
         try:
-            tree = with_tensors(self._tree(template), tensors)
+            self._users[user] = from_tensors(self.model, tensors)
         except KeyError as error:
             raise UserError(f"{path} lacks {error}; it was saved by another version, or is damaged") from None
-        session, memory = tree["session"], tree["memory"]
-        assert session is None or isinstance(session, Session)
-        template.cache.session, template.cache.memory, template.logits = session, memory, tree["logits"]
-        template.cache.advance(int(metadata.get("columns", 0)))
-        self._users[user] = template
+
+    def _change(self, level: int, user: str, change: Callable[[LevelState], LevelState]) -> None:
+        """Put another state of one level in the place of a user's."""
+        if level not in range(len(self.model.levels)):
+            raise UserError(f"there is no level {level}; levels are 0, the fastest, to {len(self.model.levels) - 1}")
+        cache = self._user(user).cache
+        memory = list(cache.memory or self._at_rest())
+        memory[level] = change(memory[level])
+        cache.memory = tuple(memory)
 
     def _at_rest(self) -> FastWeights:
         """Every level at zero difference."""
         return initial(self.model.levels, self.model.moves, self.model.learnable_weights(), batch=1)
 
-    @staticmethod
-    def _tree(state: _User) -> dict[str, Any]:
-        return {"memory": state.cache.memory, "session": state.cache.session, "logits": state.logits}
-
-    def _ids(self, text: str | Tensor | Sequence[int]) -> Tensor:
-        if isinstance(text, str):
-            return encode(self.tokenizer, text)
-        ids = torch.as_tensor(text)
-        if ids.dim() != 1 or ids.dtype != torch.int64 or len(ids) == 0:
-            raise UserError(f"token ids are {tuple(ids.shape)} {ids.dtype}; expected [L] torch.int64 with L >= 1")
-        return ids
-
     def _memory(self, user: str) -> FastWeights | None:
         """What a user's levels hold; looking makes no user."""
         return self._users[user].cache.memory if user in self._users else self._start
 
-    def _user(self, user: str) -> _User:
-        if user not in self._users:
-            self._users[user] = _User(self.model.new_cache(self._start))
-        return self._users[user]
-
-
-def _observed(losses: Tensor, levels: FastWeights) -> Observation:
-    return Observation(
-        losses,
-        surprise=[level.norm[0].item() for level in levels],
-        updates=[int(level.updates[0]) for level in levels],
-        refused=sum(int(level.refused[0]) for level in levels),
-    )
-
-
-def _losses(logits: Tensor, ids: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Losses of the tokens `ids [1, L]`, the first one predicted by the logits `before` it, and the last logits."""
-    predictions = logits if before is None else torch.cat([before.to(logits), logits], dim=1)
-    targets = ids[0, 1:] if before is None else ids[0]
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    losses = F.cross_entropy(predictions[0, : len(targets)].to(exact), targets, reduction="none")
-    return losses.cpu(), logits[:, -1:]
+    def _user(self, user: str, enter: bool = True) -> User:
+        """The state of a user, a new one if there is none; `enter` says whether that one is kept."""
+        found = self._users.get(user) or User(self.model.new_cache(self._start))
+        if enter:
+            self._users[user] = found
+        return found

@@ -19,8 +19,8 @@ from nestling.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMAT = "nestling-memory-1"
-UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures"}
+FORMAT = "nestling-memory-2"
+UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures", "outer_gradient"}
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -59,8 +59,8 @@ def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         raise
 
 
-def read(path: str | Path, model_fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. Raises UserError: missing, truncated, of another kind, or of another model."""
+def read(path: str | Path, model_fingerprint: str) -> dict[str, Tensor]:
+    """The tensors by name. Raises UserError: missing, truncated, of another kind, or of another model."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; save a memory first, or give the path of one")
@@ -78,4 +78,4 @@ def read(path: str | Path, model_fingerprint: str) -> tuple[dict[str, Tensor], d
         raise UserError(
             f"{path} is the memory of another model or configuration; load the model that it was saved with"
         )
-    return tensors, metadata
+    return tensors

@@ -1,19 +1,12 @@
 """Levels: parameters, period, rule; and what moves them."""
 
-from nestling.levels.fast import (
-    Difference,
-    FastWeights,
-    LevelState,
-    effective,
-    end_context,
-    gather,
-    initial,
-    second_moments,
-    step,
-)
-from nestling.levels.level import Level, as_levels
+from nestling.levels.factor import asked
+from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
+from nestling.levels.level import Level, as_levels, nested
 from nestling.levels.optimizer import LevelOptimizer
+from nestling.levels.seen import second_moments
 from nestling.levels.step_of import StepOf
+from nestling.levels.update import gather, step
 
 __all__ = [
     "Difference",
@@ -23,10 +16,13 @@ __all__ = [
     "LevelState",
     "StepOf",
     "as_levels",
+    "asked",
+    "at_rest",
     "effective",
     "end_context",
     "gather",
     "initial",
+    "nested",
     "second_moments",
     "step",
 ]

@@ -21,10 +21,12 @@ class Level:
     period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
     lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
     rule: `GradientDescent()`, `RetainSeen(damping, forgetting)`, or `StepOf(optimizer, ..)`, the step of an optimiser.
-    reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; a number in (0, 1)
-        is a decay towards the initial state at every update.
+    reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; "slower" when the period of
+        the next slower level ends; a number in (0, 1) is a decay towards the initial state at every update.
     clip: norm, over all the level's weights, above which the mean gradient is scaled down; None never does. Where a
         stream changes its subject the first gradients are many times the usual ones.
+    rank: None moves a weight `[out, in]` in full. A number r moves it by `B A`, `B [out, r]` from zero and `A [r, in]` fixed, so
+        that one sequence, or user, costs `B` (`nestling.levels.factor`); it needs learning="context".
     """
 
     period: int
@@ -32,6 +34,7 @@ class Level:
     rule: GradientDescent | RetainSeen | StepOf = GradientDescent()  # noqa: RUF009 - frozen
     reset: str | float | None = None
     clip: float | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.period < 1:
@@ -44,15 +47,19 @@ class Level:
             raise ValueError(f"rule={self.rule!r}: a level takes plain steps; use GradientDescent() without momentum")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip} must be above 0, or None")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1, or None for a full difference")
         valid_number = isinstance(self.reset, float) and 0 < self.reset < 1
-        if not (self.reset is None or self.reset == "context" or valid_number):
-            raise ValueError(f"reset={self.reset!r} is unknown; choose None, 'context' or a decay between 0 and 1")
+        if not (self.reset is None or self.reset in ("context", "slower") or valid_number):
+            raise ValueError(
+                f"reset={self.reset!r} is unknown; choose None, 'context', 'slower' or a decay between 0 and 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a configuration file."""
         settings = self.rule.to_dict() if isinstance(self.rule, StepOf) else dataclasses.asdict(self.rule)
         rule = {"name": type(self.rule).__name__, **settings}
-        return {"period": self.period, "lr": self.lr, "rule": rule, "reset": self.reset, "clip": self.clip}
+        return {**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}, "rule": rule}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Level:
@@ -76,7 +83,10 @@ class Level:
 
 
 def as_levels(levels: Sequence[Level | dict[str, Any]]) -> list[Level]:
-    """Levels from objects or plain data, checked as a whole: sorted by period, each a multiple of the fastest."""
+    """Levels from objects or plain data, checked as a whole: sorted by period, each a multiple of the fastest.
+
+    The period of a level that resets with the next slower one goes into that level's, several times.
+    """
     out = [level if isinstance(level, Level) else Level.from_dict(level) for level in levels]
     for faster, slower in itertools.pairwise(out):
         if slower.period < faster.period:
@@ -84,4 +94,32 @@ def as_levels(levels: Sequence[Level | dict[str, Any]]) -> list[Level]:
     for level in out:
         if level.period % out[0].period:
             raise ValueError(f"period {level.period} is not a multiple of the fastest level's period {out[0].period}")
+    for faster, slower in itertools.zip_longest(out, out[1:]):
+        if faster.reset == "slower":
+            _check_nesting(faster, slower)
     return out
+
+
+def _check_nesting(faster: Level, slower: Level | None) -> None:
+    if slower is None:
+        raise ValueError("the slowest level cannot have reset='slower': no level is slower; use None or 'context'")
+    if slower.period % faster.period or slower.period == faster.period:
+        raise ValueError(
+            f"periods {faster.period} and {slower.period} do not nest; where a level resets with the next slower one, that "
+            "one's period must be a multiple of its own, twice at least"
+        )
+
+
+def nested(levels: Sequence[Level | dict[str, Any]]) -> list[Level]:
+    """The levels of a nested continuum (Eq. 72): every level but the slowest resets when the next slower one's period ends.
+
+    Raises:
+        ValueError: periods that do not nest, or a level that would reset otherwise.
+    """
+    out = as_levels(levels)
+    for level in out[:-1]:
+        if level.reset not in (None, "slower"):
+            raise ValueError(
+                f"reset={level.reset!r} of a level that the nested variant resets with the next slower one; leave it out"
+            )
+    return as_levels([*(dataclasses.replace(level, reset="slower") for level in out[:-1]), *out[-1:]])

@@ -8,9 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nestling.levels.fast import LevelState, gather, initial, second_moments, step
+from nestling.levels.fast import LevelState, initial
 from nestling.levels.level import Level
+from nestling.levels.seen import second_moments
+from nestling.levels.update import gather, step
 from nestling.memory import RetainSeen
+from nestling.ops.state import named_tensors, with_tensors
 
 
 class LevelOptimizer:
@@ -28,7 +31,8 @@ class LevelOptimizer:
             superposed levels name the same weights, and what they add is folded into them at once.
 
     Raises:
-        ValueError: a level resets. Without a difference of its own there is nothing to reset: use learning="context".
+        ValueError: a level resets, or has a rank. Without a difference of its own there is nothing to reset, and nothing that
+            would be smaller: use learning="context".
     """
 
     def __init__(self, module: nn.Module, levels: list[Level], moves: list[list[str]]) -> None:
@@ -37,6 +41,8 @@ class LevelOptimizer:
                 raise ValueError(
                     f"reset={level.reset!r} needs learning='context'; in the parameter regime use reset=None"
                 )
+            if level.rank is not None:
+                raise ValueError(f"rank={level.rank} needs learning='context'; in the parameter regime use rank=None")
         self.module, self.levels = module, levels
         self.weights: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.state = initial(levels, moves, self.weights, batch=1)
@@ -70,6 +76,25 @@ class LevelOptimizer:
         for name in self.moved:
             self.weights[name].grad = None
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Clocks, gathered gradients, what was seen and what optimisers remember, as tensors by name."""
+        return {name: tensor.clone() for name, tensor in named_tensors(self.state).items()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken, the module's weights being those of then.
+
+        Raises:
+            ValueError: tensors of other levels or weights; nothing has changed.
+        """
+        own = named_tensors(self.state)
+        fitting = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
+        if len(fitting) != len(own) or len(own) != len(tensors):
+            wrong = sorted({*own, *tensors} - {*fitting})
+            raise ValueError(
+                f"the state is of other levels or weights ({', '.join(wrong[:3])}, ..); load it where it was taken"
+            )
+        self.state = with_tensors(self.state, {name: tensor.clone() for name, tensor in tensors.items()})
+
     def _gradient(self, name: str) -> Tensor:
         gradient = self.weights[name].grad
         if gradient is None:
@@ -96,5 +121,5 @@ class _Watch:
     def __exit__(self, *error: object) -> None:
         self.hooks.__exit__(None, None, None)
         for name, moment in self.found.items():
-            moment = moment.sum(0, keepdim=True)
+            moment = moment.detach().sum(0, keepdim=True)
             self.optimizer.seen[name] = self.optimizer.seen.get(name, 0) + moment

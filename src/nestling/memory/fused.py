@@ -195,6 +195,10 @@ def _differentiable(
     general: Callable[..., Any], given: Given, slopes: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
     """The gradient as a function of arguments and slopes that can be differentiated again."""
+    # as views, since one argument may have been made of another (running weights of those that the chunk began with): the
+    # path through it belongs to that one's gradient
+    views: Any = (None if x is None else x.view_as(x) for x in given)
+    given = Given(*views)
     wanted = [x for x in given if x is not None and x.requires_grad]
     pairs = [(y, slope) for y, slope in zip(general(*given), slopes, strict=True) if y is not None]
     outputs, at_outputs = zip(*pairs, strict=True)

@@ -59,9 +59,16 @@ class HopeCache(Cache):
         """Count the columns of a call, padding included, as `generate` does."""
         self._counter.columns += columns
 
+    def copy(self) -> HopeCache:
+        """A cache that stands where this one does and goes on by itself; the states are shared until one moves."""
+        other = HopeCache(self.learning, self.memory)
+        other.session = self.session
+        other.advance(self._counter.columns)
+        return other
+
     def detach(self) -> HopeCache:
         """Cut the outer gradient here, as truncated backpropagation through time does between two calls."""
-        self.session = None if self.session is None else self.session.detach()
+        self.session, self.memory = tree_map(Tensor.detach, (self.session, self.memory))
         return self
 
     def reset(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from nestling.levels import Level, as_levels
+from nestling.levels import Level, StepOf, as_levels, nested
 
 MIXERS = ("self_modifying_titans", "attention", "linear_attention", "deltanet", "gated_deltanet")
 OF_SOME = {  # settings that mean nothing to other mixers
@@ -22,6 +22,19 @@ OF_SOME = {  # settings that mean nothing to other mixers
 LEARNING = ("context", "parameter", "off")
 RETENTIONS = (None, "zero", "initial")
 LEARNT = ("mlp", "blocks", "all")
+OUTER = ("second-order", "first-order", "none")
+
+
+def check_outer_gradient(outer: str, levels: list[Level]) -> None:
+    """Raise ValueError unless the outer gradient exists, and exists for the rules of the levels."""
+    if outer not in OUTER:
+        raise ValueError(f"outer_gradient={outer!r} is unknown; choose {' or '.join(map(repr, OUTER))}")
+    stepping = [level.rule for level in levels if isinstance(level.rule, StepOf)]
+    if outer == "second-order" and stepping:
+        raise ValueError(
+            f"outer_gradient='second-order' does not go through the step of an optimiser, rule={stepping[0]!r}; use "
+            "GradientDescent() or RetainSeen(), or outer_gradient='first-order'"
+        )
 
 
 @strict
@@ -31,9 +44,11 @@ class HopeConfig(PreTrainedConfig):
     mixer: "self_modifying_titans" (Hope), "attention" (Hope-Attention; with `levels=[]` a Transformer++), or to compare with
         them "linear_attention", "deltanet" or "gated_deltanet".
     levels: `nestling.Level`s from fast to slow (or their plain data); `[]` is the plain MLP.
-    level_variant: "sequential" or "superposed"; see `nestling.layers.ContinuumMemory`.
+    level_variant: "sequential", "nested", "independent" or "superposed"; see `nestling.layers.ContinuumMemory`.
     learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
         `nestling.levels.LevelOptimizer`; "off" - nothing moves.
+    outer_gradient: what training through a reading that learns sees of the inner updates: "first-order", "second-order" or
+        "none"; see `nestling.models.segment`. It changes no output.
     learnt: which weights superposed levels move: "mlp", the continuum memory's; "blocks", every linear map of a block; or
         "all", the output head too (where it is tied to the embedding, only its work as a head changes).
     intermediate_size: hidden width of the MLP (over its whole chain); None is 8/3 of hidden_size, rounded to 8 a part.
@@ -61,6 +76,7 @@ class HopeConfig(PreTrainedConfig):
     levels: list | tuple | None = None
     level_variant: str = "sequential"
     learning: str = "context"
+    outer_gradient: str = "first-order"
     learnt: str = "mlp"
     sliding_window: int | None = None
     rope_theta: float = 10_000.0
@@ -96,7 +112,7 @@ class HopeConfig(PreTrainedConfig):
         levels = as_levels(self.levels or [])
         self.levels = [level.to_dict() for level in levels]
         if self.intermediate_size is None:
-            parts = len(levels) if self.level_variant == "sequential" and levels else 1
+            parts = len(levels) if self.level_variant != "superposed" and levels else 1
             self.intermediate_size = max(8, round(self.hidden_size * 8 / 3 / parts / 8) * 8) * parts
         self._check()
         super().__post_init__(**kwargs)
@@ -111,6 +127,7 @@ class HopeConfig(PreTrainedConfig):
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")
+        check_outer_gradient(self.outer_gradient, self.level_objects())
         if self.hidden_size % self.num_attention_heads:
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"{given}: the width must be a multiple of the heads")
@@ -125,5 +142,6 @@ class HopeConfig(PreTrainedConfig):
             raise ValueError("learnt='all' needs learning='context'; an optimiser's levels take 'blocks' or 'mlp'")
 
     def level_objects(self) -> list[Level]:
-        """The levels as `nestling.Level`s."""
-        return as_levels(self.levels or [])
+        """The levels as `nestling.Level`s; those of the nested variant reset with each other."""
+        levels = as_levels(self.levels or [])
+        return nested(levels) if self.level_variant == "nested" else levels

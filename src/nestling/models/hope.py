@@ -178,9 +178,8 @@ class HopeForCausalLM(HopePreTrainedModel, LearningModel):
     def learnable_weights(self) -> dict[str, Tensor]:
         return self.model.stack_weights() | {HEAD: self.lm_head.weight}
 
-    def watched_modules(self) -> dict[str, nn.Module]:
-        stack, watched = self.model.stack, self.watched_weights()
-        return {n: self.lm_head if n == HEAD else stack.get_submodule(n.removesuffix(".weight")) for n in watched}
+    def module_of(self, name: str) -> nn.Module:
+        return self.lm_head if name == HEAD else self.model.stack.get_submodule(name.removesuffix(".weight"))
 
     def run(
         self, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None

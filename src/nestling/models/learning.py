@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nestling.levels import Level, LevelOptimizer
-from nestling.memory import RetainSeen
+from nestling.levels import Level, LevelOptimizer, asked, second_moments
 from nestling.models import reading
 from nestling.models.cache import HopeCache
 
@@ -31,14 +31,14 @@ class LearningModel(PreTrainedModel, GenerationMixin):
         """The weights that levels may move, `[out, in]` by name. Levels start from them."""
         raise NotImplementedError
 
-    def watched_modules(self) -> dict[str, nn.Module]:
-        """By a weight's name the module that uses it, for the levels that retain what was seen."""
+    def module_of(self, name: str) -> nn.Module:
+        """The module that uses a weight of `learnable_weights`."""
         raise NotImplementedError
 
-    def watched_weights(self) -> list[str]:
-        """Names of the weights whose inputs some level asks to see."""
-        asking = zip(self.levels, self.moves, strict=True)
-        return sorted({name for level, names in asking if isinstance(level.rule, RetainSeen) for name in names})
+    def watch(self, mask: Tensor | None) -> AbstractContextManager[dict[str, Tensor]]:
+        """While open, what levels that retain ask for is gathered: `nestling.levels.second_moments`, by weight name."""
+        factors = asked(self.levels, self.moves, self.learnable_weights())
+        return second_moments({name: self.module_of(name) for name in factors}, mask, factors)
 
     def begin(self, batch: int) -> tuple[Any, ...]:
         """The states of what mixes over time, before the first token."""

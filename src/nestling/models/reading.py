@@ -5,8 +5,7 @@ made by the old weights and counts in their loss; then, before that token is rea
 
     segment s reads tokens  sP .. sP+P-1   and is judged on  sP+1 .. sP+P   (the stream is its own label)
 
-The inner gradient goes through the whole network within a segment, and stops at the segment's start. To the outer
-gradient an update is a constant (first order): it reaches the initial weights through every segment they serve in.
+What happens to one segment, and what of it the outer gradient sees, is in `segment.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nestling.levels import FastWeights, effective, gather, initial, second_moments, step
+from nestling.levels import FastWeights, effective, gather, initial
 from nestling.models.cache import HopeCache, Segment, Session
+from nestling.models.segment import learn_segment, run, weights_now
 from nestling.ops.ragged import Piece, join, pieces
-from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
     from nestling.models.learning import LearningModel
@@ -95,8 +94,7 @@ def _read_on(
     """Read a stretch inside a segment and remember its tokens."""
     assert session.segment is not None and cache.memory is not None
     lengths = None if piece.mask(tokens.device) is None else piece.count
-    weights = effective(cache.memory, model.learnable_weights())
-    logits, mixers = model.run(weights, tokens, session.mixers, lengths)
+    logits, mixers = run(model, weights_now(model, cache.memory), tokens, session.mixers, lengths)
     segment = session.segment
     places = segment.count[:, None] + torch.arange(piece.width)
     real = torch.arange(piece.width) < piece.count[:, None]
@@ -111,8 +109,7 @@ def _read_and_learn(
 ) -> tuple[Tensor, Session]:
     """Read a whole segment, all of whose labels are here, and move the levels: one pass forward, one back."""
     assert session.segment is not None and cache.memory is not None
-    outer = torch.is_grad_enabled()
-    logits, mixers, cache.memory = _pass(model, tokens, labels, None, None, session.mixers, cache.memory, outer)
+    logits, mixers, cache.memory = learn_segment(model, tokens, labels, None, session.mixers, cache.memory)
     return logits, Session(mixers, _empty_segment(session.segment, mixers))
 
 
@@ -144,41 +141,9 @@ def _learn(
     following = torch.cat([segment.tokens, last], dim=1)[:, 1 : width + 1]
     if label is not None:  # the label follows the last token of the row, wherever that is
         following = following.scatter(1, (count - 1).clamp_min(0)[:, None].to(tokens.device), last)
-    mixers = tree_map(Tensor.detach, segment.mixers)
-    return _pass(model, tokens, following, count, rows, mixers, memory, outer=False)[2]
-
-
-def _pass(
-    model: LearningModel,
-    tokens: Tensor,
-    labels: Tensor,
-    count: Tensor | None,
-    rows: Tensor | None,
-    mixers: tuple[Any, ...],
-    memory: FastWeights,
-    outer: bool,
-) -> tuple[Tensor, tuple[Any, ...], FastWeights]:
-    """Forward over a segment, gradient of its loss at every moved weight, one tick of the levels."""
-    mask = None if count is None else (torch.arange(tokens.shape[1]) < count[:, None]).to(tokens.device)
-    with torch.enable_grad():  # the inner gradient is wanted where the caller asked for none, too
-        weights = effective(memory, model.learnable_weights())
-        if not outer:
-            weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        with second_moments(model.watched_modules(), mask) as seen:
-            lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
-            logits, after = model.run(weights, tokens, mixers, lengths)
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        losses = F.cross_entropy(logits.mT.to(exact), labels, reduction="none")
-        losses = losses if mask is None else losses.masked_fill(~mask, 0.0)
-        found = torch.autograd.grad(losses.sum(), list(weights.values()), retain_graph=outer, allow_unused=True)
-    tokens_read = torch.full((tokens.shape[0],), tokens.shape[1]) if count is None else count
-    gradients = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), found, strict=True)}
-    if not outer:
-        logits, after = logits.detach(), tree_map(Tensor.detach, after)
-    with torch.no_grad():
-        counted = tokens_read.to(tokens.device)
-        memory = step(model.levels, gather(memory, gradients, seen, counted, counted))
-    return logits, after, memory
+    # the outer gradient of what it says comes from when it was first read; only that of the update can be missing
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.outer_gradient == "second-order"):
+        return learn_segment(model, tokens, following, count, segment.mixers, memory)[2]
 
 
 @torch.no_grad()
@@ -188,7 +153,7 @@ def calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> 
     mixers = model.begin(ids.shape[0])
     weights = effective(memory, model.learnable_weights())
     for tokens in ids.split(model.levels[0].period, dim=1):
-        with second_moments(model.watched_modules(), None) as seen:
+        with model.watch(None) as seen:
             _, mixers = model.run(weights, tokens, mixers, None)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
         memory = gather(memory, None, seen, count, count)

@@ -103,7 +103,7 @@ def _learner(model: HopeForCausalLM, data: Domains, size: Size, folder: Path, le
         for chunk in data.stream.split(SLOW.period):
             seen = learner.observe(chunk)
             parts.append(seen.losses)
-            for name, norm in zip(updates, seen.surprise, strict=True):
+            for name, norm in zip(updates, seen.norms, strict=True):
                 updates[name].append(norm)
         losses, seconds = torch.cat(parts), time.perf_counter() - begun
         restart = _restart(learner, data, folder)

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from nestling.levels import Level, as_levels
-from nestling.models.config import LEARNING
+from nestling.models.config import LEARNING, check_outer_gradient
 
 FORMS = ("superposed", "chain", "dealt")
 ASSIGN = ("mlp", "last_quarter", "blocks", "all")
@@ -21,7 +21,7 @@ class ConvertedConfig(PreTrainedConfig):
     """Configuration of a model that `nestling.convert` made.
 
     text_config: the original model's configuration. architecture: the name of its class in transformers.
-    levels, assign, form, learning, window: see `nestling.convert`.
+    levels, assign, form, learning, window, outer_gradient: see `nestling.convert`.
 
     Unknown keys and values raise a ValueError.
     """
@@ -36,6 +36,7 @@ class ConvertedConfig(PreTrainedConfig):
     assign: str | list | tuple = "mlp"
     form: str = "superposed"
     learning: str = "context"
+    outer_gradient: str = "first-order"
     window: int | None = None
     use_cache: bool = True
     tie_word_embeddings: bool = False
@@ -52,6 +53,7 @@ class ConvertedConfig(PreTrainedConfig):
         for name, allowed in (("form", FORMS), ("learning", LEARNING)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")
+        check_outer_gradient(self.outer_gradient, self.level_objects())
         super().__post_init__(**kwargs)
 
     def level_objects(self) -> list[Level]:

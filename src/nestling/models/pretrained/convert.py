@@ -21,6 +21,7 @@ def convert(
     form: str = "superposed",
     learning: str | None = None,
     window: int | None = None,
+    outer_gradient: str = "first-order",
 ) -> Converted:
     """Give the weights of a pretrained model levels. With every learning rate 0 it says what it said, bit for bit.
 
@@ -35,6 +36,7 @@ def convert(
     learning: as in `nestling.HopeConfig`; None is "context" for a language model, "parameter" for any other.
     window: tokens after which attention begins anew, a multiple of the fastest period; None is all positions the model has.
         It bounds the memory of a stream.
+    outer_gradient: as in `nestling.HopeConfig`.
 
     Raises:
         ValueError: a model without recognisable MLPs (the message lists what it has), a quantised one, or a choice that
@@ -60,6 +62,7 @@ def convert(
         "assign": assign,
         "form": form,
         "learning": learning or ("context" if speaks else "parameter"),
+        "outer_gradient": outer_gradient,
         "window": _window(window, model, found[0].period) if speaks else None,
     }
     kind = ConvertedForCausalLM if speaks else ConvertedModel

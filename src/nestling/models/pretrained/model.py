@@ -94,8 +94,8 @@ class ConvertedForCausalLM(Converted, LearningModel):
         """As every model's; where no level has a rate above 0 nothing can be learnt, and reading is the original's."""
         return super().new_cache(memory) if any(level.lr for level in self.levels) else HopeCache("off", memory)
 
-    def watched_modules(self) -> dict[str, nn.Module]:
-        return {name: self.maps[name] for name in self.watched_weights()}
+    def module_of(self, name: str) -> nn.Module:
+        return self.maps[name]
 
     def begin(self, batch: int) -> tuple[attention.Past]:
         blocks = self.config.get_text_config().num_hidden_layers

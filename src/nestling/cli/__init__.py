@@ -1,0 +1,94 @@
+"""The command line: thin. A file a group of commands; every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser
+
+from nestling.cli import memories
+from nestling.cli.evals import EVALS, demo
+from nestling.cli.learning import generate, learn, train
+from nestling.cli.pretrained import convert, merge
+from nestling.cli.terminal import sentence
+
+Command = Callable[..., None]
+COMMANDS: dict[str, Command] = {
+    "demo": demo,
+    "train": train,
+    "learn": learn,
+    "generate": generate,
+    "convert": convert,
+    "merge": merge,
+}
+GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
+    "memory": ("Look into a memory file, go back, or change its levels.", memories.COMMANDS),
+    "eval": ("Run a benchmark.", EVALS),
+}
+EXAMPLES = {
+    "learn": "nestling learn --model model --text '[\"notes.txt\"]' --memory me.safetensors --snapshot before-notes",
+    "generate": "nestling generate --model model --memory me.safetensors --prompt 'In short, '",
+    "convert": "nestling convert --model llama --out model --assign blocks "
+    '--levels \'[{"period": 256, "lr": 0.1, "reset": "context", "clip": 0.5}]\'',
+    "merge": "nestling merge --model model --memory me.safetensors --out plain",
+    **{f"memory {name}": example for name, example in memories.EXAMPLES.items()},
+}
+FLAGS = {
+    "quick": "much smaller: a minute or a few",
+    "full": "much larger; it can be interrupted and goes on",
+    "end_context": "end the context after reading, so that levels which reset do",
+}
+
+
+def _parser() -> ArgumentParser:
+    """One subcommand a function; its booleans are flags."""
+    parser = ArgumentParser(prog="nestling", description="Language models that keep learning.", parser_mode="toml")
+    commands = parser.add_subcommands(dest="command")
+    for name, function in COMMANDS.items():
+        commands.add_subcommand(name, _arguments(name, function), help=_summary(function))
+    for group, (summary, functions) in GROUPS.items():
+        inner = ArgumentParser(parser_mode="toml")
+        commands.add_subcommand(group, inner, help=summary)
+        members = inner.add_subcommands(dest="member")
+        for name, function in functions.items():
+            members.add_subcommand(name, _arguments(f"{group} {name}", function), help=_summary(function))
+    return parser
+
+
+def _arguments(name: str, function: Command) -> ArgumentParser:
+    """A function's arguments as options, its booleans as flags."""
+    example = EXAMPLES.get(name)
+    parser = ArgumentParser(parser_mode="toml", epilog=example and f"example: {example}")
+    parser.add_argument("--config", action="config", help="a TOML file with any of these settings")
+    flags = [argument for argument, hint in function.__annotations__.items() if hint == "bool"]
+    parser.add_function_arguments(function, skip=set(flags))
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
+    return parser
+
+
+def _summary(function: Command) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
+
+
+def main() -> None:
+    """Run a command. Bad input ends with one sentence and exit status 2 (NESTLING_TRACEBACK=1 shows the traceback)."""
+    parser = _parser()
+    given = parser.instantiate(parser.parse_args())
+    command, functions = given[given.command], COMMANDS
+    name = given.command
+    if name in GROUPS:
+        functions, name = GROUPS[name][1], command.member
+        command = command[name]
+    arguments = {key: value for key, value in vars(command).items() if key != "config"}
+    try:
+        functions[name](**arguments)
+    except KeyboardInterrupt:
+        sys.exit("nestling: stopped")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("NESTLING_TRACEBACK"):
+            raise
+        print(f"nestling: {sentence(error)}", file=sys.stderr)
+        sys.exit(2)

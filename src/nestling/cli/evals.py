@@ -1,0 +1,136 @@
+"""The demonstration and the benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nestling.cli.terminal import show
+from nestling.errors import UserError
+from nestling.quiet import quiet
+
+
+def demo(
+    quick: bool = False,
+    full: bool = False,
+    text: str | None = None,
+    out: str | None = None,
+    report: str = "demo-report.html",
+    jobs: int = 2,
+) -> None:
+    """Train small models, let them read another kind of text, and see what they learn, keep and forget.
+
+    Args:
+        quick: less text, one seed: a minute.
+        full: more text, three seeds: up to an hour. It can be interrupted and goes on.
+        text: your own text as the new domain, instead of Python source.
+        out: folder for models and results; none is runs/demo, by size.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.demo import run
+    from nestling.report import html, tables
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other; give one, or none for the size between")
+    Path(report).parent.mkdir(parents=True, exist_ok=True)
+    results = run("quick" if quick else "full" if full else "default", text, out, jobs)
+    Path(report).write_text(html(results), encoding="utf-8")
+    Console().print(tables(results))
+    print(f"the report is {report}")
+
+
+def eval_optimizers(
+    problems: list[str] | None = None,
+    optimizers: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/optimizers",
+    report: str = "optimizers-report.html",
+    jobs: int = 2,
+) -> None:
+    """Compare optimisers: tuned alike, three seeds, on toy problems, vision Transformers and language models.
+
+    Args:
+        problems: some of psi, orthogonal, editing, quadratic, vit-digits, vit-mnist, lm-transformer, lm-hope; none is all of them.
+        optimizers: some of the optimisers by name; none is all of them.
+        quick: two small problems: a few minutes.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.optimizers.main import run
+    from nestling.report import optimizers as pages
+
+    console = Console()
+    results = run(problems, optimizers, quick, out, jobs, lambda line: console.print(line, highlight=False))
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    show(page, report, pages.tables(results), console)
+
+
+def eval_formal_languages(
+    languages: list[str] | None = None,
+    models: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/formal-languages",
+    report: str = "formal-languages-report.html",
+    jobs: int = 2,
+) -> None:
+    """Who can follow a state? Formal languages and word problems, at lengths learnt from and beyond.
+
+    Args:
+        languages: some of parity, (aa)*, (abab)*, a^n b^n, a^n b^n c^n, shuffle-2, addition mod 5, S5; none is all of them.
+        models: some of the models by name; none is all of them.
+        quick: fewer steps and words: a few minutes.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.formal.main import formal_languages
+    from nestling.report import formal as pages
+
+    console = Console()
+    results = formal_languages(languages, models, quick, out, jobs, lambda line: console.print(line, highlight=False))
+    show(pages.html(results), report, pages.tables(results), console)
+
+
+def eval_ablation(
+    rows: list[str] | None = None,
+    quick: bool = False,
+    full: bool = False,
+    out: str = "runs/eval/ablation",
+    report: str = "ablation-report.html",
+    jobs: int = 2,
+) -> None:
+    """What does each part of Hope give? Byte-level language models on WikiText-2, each without one part.
+
+    Args:
+        rows: some of the rows by name; none is all of them.
+        quick: much less text, small models, one seed.
+        full: more text and larger models, for a GPU.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.ablation.main import ablation
+    from nestling.report import ablation as pages
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other; give one, or none for the size between")
+    console = Console()
+    size = "quick" if quick else "full" if full else "default"
+    results = ablation(rows, size, out, jobs, lambda line: console.print(line, highlight=False))
+    show(pages.html(results), report, pages.tables(results), console)
+
+
+EVALS = {"ablation": eval_ablation, "formal-languages": eval_formal_languages, "optimizers": eval_optimizers}

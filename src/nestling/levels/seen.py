@@ -1,0 +1,40 @@
+"""The inputs of linear maps, as the levels that retain what was seen ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def second_moments(
+    modules: Mapping[str, nn.Module], mask: Tensor | None, factors: Mapping[str, Tensor | None] = MappingProxyType({})
+) -> Iterator[dict[str, Tensor]]:
+    """While open, every forward pass of a module leaves the `sum x x^T [B, in, in]` of its inputs under the module's name.
+
+    mask: `[B, L]`, True where a token is real. factors: `A [r, in]` by name; there it is the sum of `A x x^T A^T`. The sums
+    carry a gradient where the inputs do. The hooks go when the block ends.
+    """
+    found: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            x = arguments[0]
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            a = factors.get(name)
+            x = x if a is None else x @ a.to(x.dtype).mT
+            x = x if mask is None else x * mask[..., None]
+            found[name] = x.mT @ x
+
+        return record
+
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,141 @@
+"""How levels move: gather what a segment taught, and step when a period is full. Pure functions of their states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nestling.levels.factor import projected
+from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest
+from nestling.levels.level import Level
+from nestling.levels.step_of import Memory, StepOf
+from nestling.memory import RetainSeen
+from nestling.ops.state import where_rows
+
+
+def gather(
+    fast: FastWeights,
+    gradients: Mapping[str, Tensor] | None,
+    seen: Mapping[str, Tensor],
+    tokens: Tensor,
+    inputs: Tensor,
+) -> FastWeights:
+    """Add what a segment taught to every level.
+
+    gradients: `[B, out, in]` by name, summed over the segment's losses (None: nothing is to be learnt, only seen).
+    seen: `[B, in, in]` by name, the sum of `x x^T`; or of `A x`, as far as the largest rank needs.
+    tokens, inputs: `[B]`, how many losses and inputs these are of.
+    """
+
+    sizes = [moment.flatten(1).sum(1) for moment in seen.values()]
+    finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(inputs, dtype=torch.bool)
+    sound = bool(finite.all())
+
+    def add(name: str, d: Difference) -> Difference:
+        rank, gradient = d.value.shape[-1], d.gradient
+        if gradients is not None:
+            gradient = gradient + projected(name, gradients[name].to(gradient.dtype), rank)
+        if d.seen is None:
+            return replace(d, gradient=gradient)
+        new = seen[name][:, :rank, :rank]
+        new = new if sound else where_rows(finite, new)  # what is not finite would be remembered for ever
+        return replace(d, gradient=gradient, seen=d.seen + new.to(d.seen.dtype))
+
+    def gathered(level: LevelState) -> LevelState:
+        more = replace(
+            level,
+            weights={name: add(name, d) for name, d in level.weights.items()},
+            gathered=level.gathered if gradients is None else level.gathered + tokens.to(level.gathered),
+            count=level.count + torch.where(finite, inputs, 0).to(level.count),
+        )
+        return more.where(~level.frozen, level) if bool(level.frozen.any()) else more
+
+    return tuple(gathered(level) for level in fast)
+
+
+def step(levels: list[Level], fast: FastWeights) -> FastWeights:
+    """Move, in each row, the levels whose period is full; then those go back that reset with a slower one.
+
+    A step that is not finite is refused and counted.
+    """
+    due = [(state.gathered >= level.period) & ~state.frozen for level, state in zip(levels, fast, strict=True)]
+    after = [_step(*one) if bool(one[2].any()) else one[1] for one in zip(levels, fast, due, strict=True)]
+    for i, ended in enumerate(due[1:]):
+        if levels[i].reset == "slower" and bool(ended.any()):
+            after[i] = at_rest(levels[i], after[i]).where(ended & ~after[i].frozen, after[i])
+    return tuple(after)
+
+
+def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
+    """A step in the rows `due [B]`."""
+    means = _means(state)
+    moves, memories = _directions(level, state, due, _clipped(level, means))
+    keep = level.reset if isinstance(level.reset, float) else 1.0
+    moved = {name: keep * d.value - level.lr * moves[name] for name, d in state.weights.items()}
+    with torch.no_grad():
+        surprise = _norm(means.values())
+        norm = _norm(moved[name] - d.value for name, d in state.weights.items())
+    taken = _finite(memories, due & norm.isfinite())
+    forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
+    weights, every = {}, bool(taken.all())
+    for name, d in state.weights.items():
+        d = replace(d, gradient=torch.zeros_like(d.gradient) if every else where_rows(~due, d.gradient))
+        seen = d.seen if d.seen is None or forget == 1.0 else forget * d.seen
+        after = replace(d, value=moved[name], seen=seen, memory=memories[name])
+        weights[name] = after if every else after.where(taken, d)
+    return replace(
+        state,
+        weights=weights,
+        gathered=torch.where(due, 0.0, state.gathered),
+        count=torch.where(taken, forget * state.count, state.count),
+        updates=state.updates + taken,
+        refused=state.refused + (due & ~taken),
+        surprise=torch.where(taken, surprise, state.surprise),
+        norm=torch.where(taken, norm, state.norm),
+    )
+
+
+def _means(state: LevelState) -> dict[str, Tensor]:
+    """The mean gradient of the tokens since the last update."""
+    tokens = state.gathered.clamp_min(1.0)
+    return {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
+
+
+def _clipped(level: Level, means: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients scaled down to the level's clip where their norm is larger."""
+    if level.clip is None:
+        return means
+    size = _norm(means.values(), least=torch.finfo(torch.float32).tiny)  # of zero a norm has no gradient
+    factor = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)[:, None, None]
+    return {name: factor * mean for name, mean in means.items()}
+
+
+def _directions(
+    level: Level, state: LevelState, due: Tensor, means: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Memory]]:
+    """What the rule makes of the mean gradients of the rows that are due, and what it remembers then."""
+    values = {name: d.value for name, d in state.weights.items()}
+    memories = {name: d.memory for name, d in state.weights.items()}
+    if isinstance(level.rule, StepOf):
+        sound = due & _norm(means.values()).isfinite()  # no optimiser sees others: a decomposition would raise
+        slopes = {name: where_rows(sound, mean) for name, mean in means.items()}
+        moves, memories = level.rule.directions(values, slopes, memories)
+        return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, memories
+    if isinstance(level.rule, RetainSeen):
+        seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
+        means = {name: level.rule.direction(means[name], x, state.count.to(x.dtype)) for name, x in seen.items()}
+    return means, memories
+
+
+def _finite(memories: Mapping[str, Memory], rows: Tensor) -> Tensor:
+    """Of `rows [B]`, those of which everything remembered is finite."""
+    remembered = [value for memory in memories.values() for value in memory.values()]
+    return torch.stack([rows, *(v[:, None].flatten(1).isfinite().all(1).to(rows.device) for v in remembered)]).all(0)
+
+
+def _norm(tensors: Iterable[Tensor], least: float = 0.0) -> Tensor:
+    """Norm of each row over all the matrices `[B, out, in]`, `[B]`; its square is at least `least`."""
+    return torch.stack([t.square().sum((1, 2)) for t in tensors]).sum(0).clamp_min(least).sqrt()

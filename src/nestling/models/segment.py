@@ -1,0 +1,106 @@
+"""One segment: read it, take the gradient of its loss, move the levels. And what of that the outer gradient sees.
+
+The inner gradient goes through the whole network within a segment, and stops at the segment's start. The outer gradient, that
+of a loss of the logits, is one of three (`outer_gradient` of the configuration):
+
+    second-order   exact, through the inner gradients and updates; every segment's graph is computed again in the backward
+                   pass from the state it started from, so that memory is that of one segment
+    first-order    an update is a constant: the initial weights are reached through every segment they serve in
+    none           the weights that levels move are constants: only the others are reached
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nestling.levels import FastWeights, effective, gather, step
+from nestling.ops.recompute import recompute
+from nestling.ops.state import tree_map
+
+if TYPE_CHECKING:
+    from nestling.models.learning import LearningModel
+
+Read = tuple[Tensor, tuple[Any, ...], FastWeights]
+
+
+def learn_segment(
+    model: LearningModel,
+    tokens: Tensor,
+    labels: Tensor,
+    count: Tensor | None,
+    mixers: tuple[Any, ...],
+    memory: FastWeights,
+) -> Read:
+    """Logits `[B, P, V]` of a segment, the mixers' states after it, and the levels when they have ticked.
+
+    tokens, labels: `[B, P]`. count: `[B]` int64 on the CPU, how many tokens of each row are judged (None: all).
+    """
+    outer = model.config.outer_gradient if torch.is_grad_enabled() else None
+    if outer != "second-order":
+        return _learn(model, tokens, labels, count, mixers, memory, outer)
+
+    def again(state: tuple[tuple[Any, ...], FastWeights]) -> Read:
+        return _learn(model, tokens, labels, count, *state, outer if torch.is_grad_enabled() else None)
+
+    return recompute(again, (mixers, memory), list(model.parameters()))
+
+
+def _learn(
+    model: LearningModel,
+    tokens: Tensor,
+    labels: Tensor,
+    count: Tensor | None,
+    mixers: tuple[Any, ...],
+    memory: FastWeights,
+    outer: str | None,
+) -> Read:
+    """`outer`: as the configuration's, or None where nothing outside asks for a gradient."""
+    mask = None if count is None else (torch.arange(tokens.shape[1]) < count[:, None]).to(tokens.device)
+    exact = outer == "second-order"
+    with torch.enable_grad():  # the inner gradient is wanted where the caller asked for none, too
+        weights = effective(memory, model.learnable_weights())
+        if outer in (None, "none"):
+            weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
+            mixers = mixers if outer else tree_map(Tensor.detach, mixers)
+        with model.watch(mask) as seen:
+            lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
+            logits, after = run(model, weights, tokens, mixers, lengths)
+        loss = _loss(logits, labels, mask)
+        moved = list(weights.values())
+        slopes = torch.autograd.grad(loss, moved, retain_graph=outer is not None, create_graph=exact, allow_unused=True)
+    gradients = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), slopes, strict=True)}
+    if outer is None:
+        logits, after = logits.detach(), tree_map(Tensor.detach, after)
+    counted = torch.full((len(tokens),), tokens.shape[1]) if count is None else count
+    with torch.set_grad_enabled(exact):
+        read = counted.to(tokens.device)
+        memory = step(model.levels, gather(memory, gradients, seen, read, read))
+    return logits, after, memory
+
+
+def _loss(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum of the next-token losses of real tokens, in float32 or better."""
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    losses = F.cross_entropy(logits.mT.to(exact), labels, reduction="none")
+    return (losses if mask is None else losses.masked_fill(~mask, 0.0)).sum()
+
+
+def run(
+    model: LearningModel, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """`model.run`; where gradients of gradients are wanted, with the one kernel of attention that has them."""
+    if model.config.outer_gradient != "second-order":
+        return model.run(weights, ids, mixers, lengths)
+    with sdpa_kernel(SDPBackend.MATH):
+        return model.run(weights, ids, mixers, lengths)
+
+
+def weights_now(model: LearningModel, memory: FastWeights) -> dict[str, Tensor]:
+    """The weights that levels move, as they stand: `W_0 + sum_l D_l`."""
+    weights = effective(memory, model.learnable_weights())
+    return weights if model.config.outer_gradient != "none" else tree_map(Tensor.detach, weights)
