@@ -29,6 +29,7 @@ LAYERS = {
     "attention": lambda: Attention(D, HEADS),
     "attention, window": lambda: Attention(D, HEADS, window=5),
     "titans": titans,
+    "titans, a query that is a memory": lambda: titans(query="memory"),
     "titans, slow projections": lambda: titans(projection_chunk_size=8, hidden=6),
     "titans, momentum": lambda: titans(rule=DeltaGradientDescent(momentum=True)),
     "titans, read at the chunk's start": lambda: titans(read="chunk", objective=DotProduct()),

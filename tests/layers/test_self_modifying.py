@@ -18,6 +18,7 @@ OPTIONS = {
     "momentum": {"rule": DeltaGradientDescent(momentum=True)},
     "read at the chunk's start": {"read": "chunk", "projection_chunk_size": 24},
     "plain descent": {"rule": GradientDescent(momentum=True), "objective": DotProduct(), "projection_chunk_size": 16},
+    "a query that is a memory": {"query": "memory", "projection_chunk_size": 16},
     "narrow memories": {"hidden": 3, "objective": L2()},
     "detached writes": {"detach_writes": True, "projection_chunk_size": 16},
     "faded to the initial weights": {"retention": ToInitial(), "projection_chunk_size": 16},
@@ -157,6 +158,7 @@ def test_gates_stay_in_their_ranges():
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 7)), ["(1, 5, 7)", "[B, L, 8]"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 8), None, torch.tensor([6])), ["[6]"]),
         (lambda: SelfModifyingTitans(8, 2, read="never"), ["read='never'"]),
+        (lambda: SelfModifyingTitans(8, 2, query="none"), ["query='none'", "'memory'"]),
         (lambda: SelfModifyingTitans(8, 2, horizons=(1.5, 9)), ["horizons=(1.5, 9)", "above 2"]),
     ],
 )

@@ -64,6 +64,7 @@ class SelfModifyingTitans(nn.Module):
         retention: what the memories fade to; see `nestling.memory`.
         horizons: between these numbers of tokens the heads' memories fade at the start, spread over the heads.
         conv_width: tokens that the convolution sees, the current one included; 1 mixes none.
+        query: "static", a linear map as in the paper, or "memory": `q_t = M_q(x_t)`, a sixth memory that rewrites itself.
     """
 
     def __init__(
@@ -81,8 +82,11 @@ class SelfModifyingTitans(nn.Module):
         retention: Retention | None = None,
         horizons: tuple[float, float] = (16, 1024),
         conv_width: int = 4,
+        query: str = "static",
     ) -> None:
         super().__init__()
+        if query not in ("static", "memory"):
+            raise ValueError(f"query={query!r} is unknown; choose 'static' or 'memory'")
         if dim % heads:
             raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
         self.period = projection_chunk_size or chunk_size
@@ -96,13 +100,14 @@ class SelfModifyingTitans(nn.Module):
             )
         self.heads = heads
         self.conv = CausalConv(dim, filters=5, width=conv_width)
-        self.query, self.out = Linear(dim, dim), Linear(dim, dim)
+        self.query, self.out = Linear(dim, dim) if query == "static" else None, Linear(dim, dim)
+        self.projections = ANSWER if query == "static" else ANSWER + 1  # how many memories make something of a token
         rule = rule or DeltaGradientDescent()
         self.memories = AssociativeMemory(
-            MLP(width, hidden, heads=(5, heads)),
+            MLP(width, hidden, heads=(self.projections + 1, heads)),
             objective or Huber(),
             rule,
-            (self.period,) * ANSWER + (chunk_size,),
+            (self.period,) * self.projections + (chunk_size,),
             read,
             SelfGenerated(),
             detach_writes,
@@ -114,7 +119,7 @@ class SelfModifyingTitans(nn.Module):
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.token_step: TokenStep | None = None
-        if self.period == 1 and backend == "auto" and not (rule.momentum or detach_writes):
+        if self.period == 1 and backend == "auto" and query == "static" and not (rule.momentum or detach_writes):
             self.token_step = token_step
 
     def init_state(self, batch: int) -> SelfModifyingState:
@@ -125,8 +130,8 @@ class SelfModifyingTitans(nn.Module):
         self, x: Tensor, state: SelfModifyingState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, SelfModifyingState]:
         """Read and rewrite. `lengths [B]` int64 on the CPU: the real tokens of each row, None for all."""
-        if x.dim() != 3 or x.shape[-1] != self.query.in_features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected [B, L, {self.query.in_features}]")
+        if x.dim() != 3 or x.shape[-1] != self.out.in_features:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected [B, L, {self.out.in_features}]")
         batch, length, _ = x.shape
         check_lengths(lengths, batch, length)
         state = state or self.init_state(batch)
@@ -134,14 +139,16 @@ class SelfModifyingTitans(nn.Module):
         y = self.norm(y.to(self.out.weight.dtype))
         return self.out(y.transpose(1, 2).flatten(2)), state
 
-    def _query(self, x: Tensor, tail: Tensor) -> Tensor:
-        """`[B, H, L, d]` of norm 1, for a whole call: who watches what the query's weight sees, sees it once."""
+    def _query(self, x: Tensor, tail: Tensor) -> Tensor | None:
+        """The static query `[B, 1, H, L, d]` of norm 1, for a whole call: who watches what its weight sees, sees it once."""
+        if self.query is None:
+            return None
         x, _ = self.conv(x, tail, None, slice(ANSWER, None))
-        return unit(self._split(self.query(F.silu(x[:, 0]))))
+        return unit(self._split(self.query(F.silu(x[:, 0]))))[:, None]
 
     def _looks(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the projections are read at, `[B, 4, H, L, d]` of norm 1, and the tail."""
-        x, tail = self.conv(x, tail, lengths, slice(ANSWER))
+        """What the projections are read at, `[B, 4 or 5, H, L, d]` of norm 1, and the tail."""
+        x, tail = self.conv(x, tail, lengths, slice(self.projections))
         return unit(self._split(F.silu(x))), tail
 
     def _recurrence(
@@ -155,7 +162,8 @@ class SelfModifyingTitans(nn.Module):
             return None
         length, exact = x.shape[1], memories.start[0].dtype
         q, (x, tail) = self._query(x, state.tail), self._looks(x, state.tail, lengths)
-        looks = torch.cat([x, q[:, None]], 1).to(exact)
+        assert q is not None  # there is no recurrence with another query
+        looks = torch.cat([x, q], 1).to(exact)
         mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
@@ -175,15 +183,16 @@ class SelfModifyingTitans(nn.Module):
         """One chunk of the projections after the other: the answers `[B, H, L, d]`."""
         outputs, length = [], x.shape[1]
         cut = pieces(state.memories.position, lengths, length, self.period)
-        queries = self._query(x, state.tail)[:, None]
+        queries = self._query(x, state.tail)
         # of a long sequence the backward pass computes again what is cheap: all but the memories' writing
         again = length > RECOMPUTED and torch.is_grad_enabled()
         say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False) if again else self._say
         for piece, q, part in zip(cut, split(queries, cut, 3), split(x, cut), strict=True):
             real = None if piece.mask(x.device) is None else piece.count
-            start = tuple(w[:, :ANSWER] for w in state.memories.start)
+            start = tuple(w[:, : self.projections] for w in state.memories.start)
             said, tail = say(part, state.tail, start, real)
-            k, v, eta, alpha, theta = tree_map(lambda t: t[:, None], said)  # one for all memories
+            k, v, eta, alpha, theta, own = tree_map(lambda t: t[:, None], said)  # one for all memories
+            q = own if q is None else q
             y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real)
             state = SelfModifyingState(tail, memories)
             outputs.append(y)
@@ -194,16 +203,17 @@ class SelfModifyingTitans(nn.Module):
     ) -> tuple[tuple[Tensor | None, ...], Tensor]:
         """What the projections say of tokens `[B, n, D]` of one of their chunks, which began with `weights`.
 
-        Returns k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), and the tail.
+        Returns k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), q as k where it is not static,
+        and the tail.
         """
         theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT
         x, tail = self._looks(x, tail, lengths)
         network = self.memories.network
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
-            k, v, rate, decay = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
+            k, v, rate, decay, *q = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
             eta, alpha = self.gates(rate, decay)
-        return (k, v, eta, alpha, theta), tail
+        return (k, v, eta, alpha, theta, *(q or [None])), tail
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)

@@ -16,11 +16,13 @@ OF_SOME = {  # settings that mean nothing to other mixers
     "projection_chunk_size": ("self_modifying_titans",),
     "memory_retention": ("self_modifying_titans",),
     "memory_horizons": ("self_modifying_titans",),
+    "memory_query": ("self_modifying_titans",),
     "conv_width": ("self_modifying_titans", "linear_attention", "deltanet", "gated_deltanet"),
     "step_range": ("deltanet", "gated_deltanet"),
 }
 LEARNING = ("context", "parameter", "off")
 RETENTIONS = (None, "zero", "initial")
+QUERIES = (None, "static", "memory")
 LEARNT = ("mlp", "blocks", "all")
 OUTER = ("second-order", "first-order", "none")
 
@@ -58,6 +60,7 @@ class HopeConfig(PreTrainedConfig):
     memory_momentum: whether its memories have momentum.
     memory_retention: what they fade to: "zero" (None is that) or "initial", their meta-learned initial weights.
     memory_horizons: between these numbers of tokens its heads' memories fade at the start; None is (16, 1024).
+    memory_query: where its query comes from: "static" (None is that), a linear map, or "memory", one more memory.
     conv_width: tokens that the short convolution in front of a memory sees; None is 4, and 1 mixes none.
     step_range: of the delta rule's step in "deltanet" and "gated_deltanet": None is 1, and 2 allows negative eigenvalues.
 
@@ -87,6 +90,7 @@ class HopeConfig(PreTrainedConfig):
     memory_momentum: bool = False
     memory_retention: str | None = None
     memory_horizons: list | tuple | None = None
+    memory_query: str | None = None
     conv_width: int | None = None
     step_range: float | None = None
     initializer_range: float = 0.02
@@ -124,6 +128,7 @@ class HopeConfig(PreTrainedConfig):
             ("learning", LEARNING),
             ("learnt", LEARNT),
             ("memory_retention", RETENTIONS),
+            ("memory_query", QUERIES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")

@@ -55,6 +55,7 @@ def make_mixer(config: HopeConfig) -> Attention | LinearMemory | SelfModifyingTi
         retention=ToInitial() if config.memory_retention == "initial" else ToZero(),
         horizons=(shortest, longest),
         conv_width=conv_width,
+        query=config.memory_query or "static",
     )
 
 

@@ -75,6 +75,7 @@ ROWS: dict[str, Row] = {
     "w/o CMS": Row(levels=1, sign=13.04 - 12.24),
     "static k": Row(edit=static(KEY), sign=13.77 - 12.24),
     "static v": Row(edit=static(VALUE), sign=13.90 - 12.24),
+    "adaptive q": Row({"memory_query": "memory"}, sign=12.24 - 12.19),
     "chunk 1": Row({"chunk_size": 1}),
     "chunk 16": Row({"chunk_size": 16}),
     "chunk 256": Row({"chunk_size": 256}),
