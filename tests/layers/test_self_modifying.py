@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
@@ -42,6 +43,30 @@ def test_equals_the_token_loop(name, ragged):
     close(found, expected)
     inner = gradients(found, [x, *layer.parameters()]), gradients(expected, [x, *slow.parameters()])
     close(*inner)
+
+
+@pytest.mark.parametrize("chunk_size", [7, 16, 64])
+def test_equals_the_token_loop_at_any_chunk_size(chunk_size):
+    """In the usual setting, past the second chunk: outputs, state and the gradient of every parameter."""
+    layers = [SelfModifyingTitans(D, HEADS, chunk_size=chunk_size, backend=b).double() for b in ("auto", "reference")]
+    randomise(layers[0], scale=0.3)
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = randn(B, 2 * chunk_size + 3, D, grad=True)
+    found, expected = (layer(x) for layer in layers)
+    close(found, expected)
+    close(*(gradients(out, [x, *layer.parameters()]) for out, layer in zip((found, expected), layers, strict=True)))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_gradients_are_those_of_finite_differences(chunk_size):
+    """Of every memory's initial weights, every projection, the gates, the convolution."""
+    layer = randomise(SelfModifyingTitans(4, 1, chunk_size=chunk_size).double(), scale=0.5)
+    x, names = randn(1, 7, 4), list(dict(layer.named_parameters()))
+
+    def answers(*parameters):
+        return functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))[0]
+
+    assert torch.autograd.gradcheck(answers, tuple(p.detach().requires_grad_() for p in layer.parameters()), rtol=1e-5)
 
 
 def by_hand(layer, x):
