@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +39,10 @@ class CausalConv(nn.Module):
         check_lengths(lengths, batch, length)
         width = self.shape[0]
         padded = torch.cat([tail.to(x.dtype), x], dim=1)
-        weight = self.weight[:, filters, None]
-        y = reduce(torch.add, (weight[i] * padded[:, None, i : i + length] for i in range(width)))
+        weight, shifted = self.weight[:, filters, None], [padded[:, None, i : i + length] for i in range(width)]
+        y = weight[0] * shifted[0]
+        for i in range(1, width):
+            y = torch.addcmul(y, weight[i], shifted[i])
         if lengths is None:
             return y, padded[:, length:]
         last = (lengths[:, None] + torch.arange(width - 1)).to(x.device)
