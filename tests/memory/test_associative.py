@@ -286,7 +286,7 @@ def shared_tokens(length, readers=1, grad=True):
 
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("readers", [1, 2, 3])
-@pytest.mark.parametrize("chunk_size", [7, 16, (16, 16, 8), (192, 192, 96)], ids=str)
+@pytest.mark.parametrize("chunk_size", [7, 16, 71, (16, 16, 8), (192, 192, 96)], ids=str)
 def test_memories_side_by_side_equal_the_token_loop(chunk_size, readers, read):
     """The function with a gradient of its own: shared keys, chunks of their own, blocks within a chunk, some not read."""
     memory = side_by_side(chunk_size, read=read)

@@ -17,15 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from nestling.memory import fused
+from nestling.memory.closed import closed_form, for_all
 from nestling.memory.network import Network
-from nestling.memory.objective import Huber
 from nestling.memory.reference import token_loop
 from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import GradientDescent, Rule
 from nestling.memory.target import Given
 from nestling.ops import ScanState, State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
-from nestling.ops.scan.chunk import Decay, chunk_step, fill
 from nestling.ops.state import tree_map, where_rows
 
 
@@ -134,9 +133,12 @@ class AssociativeMemory(nn.Module):
 
     @property
     def block(self) -> int:
-        """How many tokens are taken at once: a part of the smallest chunk, or all of it."""
-        smallest, longest = min(self.sizes), fused.LONGEST if self.fused else max(self.sizes)
-        return next(size for size in range(min(smallest, longest), 0, -1) if smallest % size == 0)
+        """How many tokens are taken at once: the smallest chunk, or a part of it that `nestling.memory.fused` can take."""
+        smallest = min(self.sizes)
+        if not self.fused or smallest <= fused.LONGEST:
+            return smallest
+        part = next(size for size in range(fused.LONGEST, 0, -1) if smallest % size == 0)
+        return part if part >= fused.LONGEST // 4 else smallest  # a prime has no part that would pay
 
     def extra_repr(self) -> str:
         path = "token-loop oracle" if self.backend == "reference" else "chunk"
@@ -199,7 +201,7 @@ class AssociativeMemory(nn.Module):
         if state is None:
             heads = None if isinstance(self.network, Network) and self.network.heads else tuple(v.shape[1:-2])
             state = self.init_state(batch, heads)
-        run = self._closed if self.backend != "reference" else self._loop
+        run = partial(closed_form, self) if self.backend != "reference" else self._loop
         outputs = []
         with torch.autocast(k.device.type, enabled=False):
             exact = state.weights[0].dtype
@@ -233,104 +235,12 @@ class AssociativeMemory(nn.Module):
         y, after = self(q, k, v, eta, alpha, state, theta)
         return (None if y is None else y.squeeze(-2)), after
 
-    def _closed(
-        self,
-        q: Tensor | None,
-        k: Tensor,
-        v: Tensor,
-        eta: Tensor,
-        alpha: Tensor | None,
-        theta: Tensor | None,
-        state: MemoryState,
-        mask: Tensor | None,
-    ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
-        """One piece of a chunk, at most: the local backward pass at the chunk's start, then one scan a weight."""
-        assert isinstance(self.network, Network)
-        alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
-        if mask is not None:  # a rate of 0 writes and erases nothing
-            alpha, eta = fill(alpha, mask, 1.0), fill(eta, mask, 0.0)
-            theta = None if theta is None else fill(theta, mask, 1.0)
-        fresh = self.at_start(state)
-        if not self.fused or k.shape[-2] > fused.LONGEST:
-            return self._general(q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
-        assert isinstance(self.objective, Huber)
-        up, down = state.weights
-        held_up, held_down = (None, None) if fresh else state.start
-        read = q if self.read == "token" else None
-        given = fused.Given(read, k, v, eta, alpha, up, down, held_up, held_down)
-        y, after_up, after_down = fused.write_and_read(given, self.objective.delta, self._steps)
-        if q is not None and read is None:
-            y = self.network.read(q, [w[:, -q.shape[1] :] for w in state.start])
-        return y, (ScanState(after_up), ScanState(after_down))
-
     def _loop(
         self, q: Tensor | None, *others: Any, state: MemoryState, mask: Tensor | None
     ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
         """The token-loop oracle."""
-        y, moved = token_loop(self, _for_all(q, state.weights), *others, state=state, mask=mask)
+        y, moved = token_loop(self, for_all(q, state.weights), *others, state=state, mask=mask)
         return y if y is None or q is None else y[:, -q.shape[1] :], moved
-
-    def _steps(
-        self, q: Tensor | None, k: Tensor, v: Tensor, eta: Tensor, alpha: Tensor, *weights: Any
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """`fused.write_and_read` step by step, differentiable as often as wanted."""
-        running, held = weights[:2], weights[2:]
-        fresh = held[0] is None
-        y, moved = self._general(q, k, v, eta, alpha, None, running, None, running if fresh else held, fresh, None)
-        up, down = (state.memory for state in moved)
-        return y, up, down
-
-    def _general(
-        self,
-        q: Tensor | None,
-        k: Tensor,
-        v: Tensor,
-        eta: Tensor,
-        alpha: Tensor,
-        theta: Tensor | None,
-        weights: tuple[Tensor, ...],
-        momentum: tuple[Tensor, ...] | None,
-        start: tuple[Tensor, ...],
-        fresh: bool,
-        mask: Tensor | None,
-    ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
-        """Any network, objective, rule and target. fresh: the running weights are those at the chunk's start."""
-        assert isinstance(self.network, Network)
-        network, pushes = self.network, momentum or (None,) * len(weights)
-        target, held = self.target(network, start, v), start
-        if self.detach_writes:
-            held = tuple(w.detach() for w in held)
-            k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
-        decay = Decay.of(alpha, theta, mask)
-        after: dict[int, ScanState] = {}
-        # at a chunk's start the running weights are those just read, and give the same outputs
-        known = fresh and not self.detach_writes
-        writes = network.writes(k, held, lambda output: self.objective.surprise(output, target))
-        rest = self.retention.rest(network)
-
-        def product(i: int, x: Tensor | None) -> Tensor | None:
-            """`x_t W_i` for the running weight, which the scan moves on."""
-            x_in, found, surprise = writes[i]
-            eps, step = self.rule.factors(eta, x_in)
-            step = step if theta is None else (1 - theta) * step
-            u, begin = -step[..., None] * surprise, weights[i]
-            if rest is not None:  # the scan moves the difference, which fades to zero; the erasure is of the whole
-                begin, base = begin - rest[i], x_in @ rest[i]
-                u, found = u if eps is None else u - eps[..., None] * base, found - base
-            y, moved = chunk_step(
-                x, x_in, u, eps, decay, ScanState(begin, pushes[i]), "exclusive", found if known else None
-            )
-            after[i] = moved if rest is None else ScanState(moved.memory + rest[i])
-            return y if y is None or x is None or rest is None else y + x @ rest[i]
-
-        if q is not None and self.read == "token":
-            y = network(_for_all(q, weights), [lambda x, i=i: product(i, x) for i in range(len(writes))])
-            y = y[:, -q.shape[1] :]
-        else:
-            y = None if q is None else network.read(q, [w[:, -q.shape[1] :] for w in start])
-            for i in range(len(writes)):
-                product(i, None)
-        return y, tuple(after[i] for i in range(len(writes)))
 
     def at_start(self, state: MemoryState) -> bool:
         """Whether every row begins a chunk: `weights` are `start`, for gradients as well as in value."""
@@ -367,14 +277,6 @@ class AssociativeMemory(nn.Module):
 
 def _sizes(chunk_size: int | Sequence[int]) -> tuple[int, ...]:
     return (chunk_size,) if isinstance(chunk_size, int) else tuple(chunk_size)
-
-
-def _for_all(q: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor | None:
-    """Queries for every memory: zero for those that are not read."""
-    missing = 0 if q is None else weights[0].shape[1] - q.shape[1]
-    if q is None or not missing:
-        return q
-    return torch.cat([q.new_zeros(q.shape[0], missing, *q.shape[2:]), q], dim=1)
 
 
 def _finite(moved: tuple[ScanState, ...]) -> Tensor:
