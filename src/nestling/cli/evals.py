@@ -87,7 +87,7 @@ def eval_formal_languages(
         models: some of the models by name; none is all of them.
         quick: fewer steps and words: a few minutes.
         out: folder of the runs; a command that was interrupted goes on from there.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -98,7 +98,8 @@ def eval_formal_languages(
 
     console = Console()
     results = formal_languages(languages, models, quick, out, jobs, lambda line: console.print(line, highlight=False))
-    show(pages.html(results), report, pages.tables(results), console)
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    show(page, report, pages.tables(results), console)
 
 
 def eval_ablation(

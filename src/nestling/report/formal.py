@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
+from nestling.report import sections
 from nestling.report.curves import legend, looks
 from nestling.report.sections import page, section, table
 from nestling.report.svg import label, render
@@ -50,13 +52,21 @@ def tables(results: dict[str, Any]) -> Group:
     return Group(*(table(name, HEADINGS, rows(name, met)) for name, met in results["languages"].items()))
 
 
+def parts(results: dict[str, Any]) -> list[tuple[str, str, Sequence[str], list[list[str]]]]:
+    """For each language a title, how the figures came to be, headings and rows."""
+    return [(name, note(met), HEADINGS, rows(name, met)) for name, met in results["languages"].items()]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All tables as one Markdown page."""
+    return sections.markdown(results["title"], results["about"], parts(results))
+
+
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
-    sections = [
-        section(name, note(met), HEADINGS, rows(name, met), _lengths(name, met))
-        for name, met in results["languages"].items()
-    ]
-    return page(results["title"], results["about"], sections)
+    drawings = (_lengths(name, met) for name, met in results["languages"].items())
+    drawn = [section(*part, drawing) for part, drawing in zip(parts(results), drawings, strict=True)]
+    return page(results["title"], results["about"], drawn)
 
 
 def note(models: dict[str, Any]) -> str:

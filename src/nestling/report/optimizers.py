@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from rich.console import Group
 
+from nestling.report import sections
 from nestling.report.curves import legend, looks
 from nestling.report.sections import page, section, table
 from nestling.report.studies import studies
@@ -66,19 +67,15 @@ def tables(results: dict[str, Any]) -> Group:
 
 def markdown(results: dict[str, Any]) -> str:
     """All tables as one Markdown page."""
-    out = [f"# {results['title']}", results["about"]]
-    for title, said, headings, lines in parts(results):
-        drawn = [headings, ["---"] * len(headings), *lines]
-        out += [f"## {title}", said, "\n".join(f"| {' | '.join(line)} |" for line in drawn)]
-    return "\n\n".join(out).replace("*", "\\*") + "\n"
+    return sections.markdown(results["title"], results["about"], parts(results))
 
 
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
     drawings = [_curves(name, met) for name, met in results["problems"].items()]
     drawings += [study.figure and study.figure() for study in studies(results)]
-    sections = [section(*part, drawing) for part, drawing in zip(parts(results), drawings, strict=True)]
-    return page(results["title"], results["about"], sections)
+    drawn = [section(*part, drawing) for part, drawing in zip(parts(results), drawings, strict=True)]
+    return page(results["title"], results["about"], drawn)
 
 
 def _curves(name: str, problem: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from rich import box
@@ -29,6 +29,15 @@ def section(title: str, note: str, headings: Sequence[str], rows: list[list[str]
     heading = f"<h2>{escape(title)}</h2><p class='note'>{escape(note)}</p>"
     drawing = f"<figure><div class='scroll'>{figure}</div></figure>" if figure else ""
     return f"<section>{heading}{body}{drawing}</section>"
+
+
+def markdown(title: str, about: str, parts: Iterable[tuple[str, str, Sequence[str], list[list[str]]]]) -> str:
+    """The page as Markdown, without drawings; each part is a title, a note, headings and rows."""
+    out = [f"# {title}", about]
+    for heading, note, headings, rows in parts:
+        lines = [headings, ["---"] * len(headings), *rows]
+        out += [f"## {heading}", note, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(out).replace("*", "\\*") + "\n"
 
 
 def table(title: str, headings: Sequence[str], rows: list[list[str]]) -> Table:
