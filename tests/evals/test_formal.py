@@ -232,6 +232,7 @@ def test_the_page_shows_every_figure_beside_the_papers(pair):
     assert row[:5] == ["DeltaNet", "100.0 ± 0.0", "75.0 ± 0.0", "50.0 ± 0.0", "98.2 / 10.1"] and row[-1] == "0.03*"
     page = pages.html(results)
     assert "<svg" in page and "98.2 / 10.1" in page and "3 seeds" in page
+    assert "| DeltaNet | 100.0 ± 0.0 | 75.0 ± 0.0 | 50.0 ± 0.0 | 98.2 / 10.1 |" in pages.markdown(results)
 
 
 def test_unknown_names_are_told():
