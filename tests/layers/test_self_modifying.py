@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
 from nestling.layers.gates import Gates
-from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, ToInitial, unit
+from nestling.memory import L2, DeltaGradientDescent, DotProduct, GradientDescent, ToInitial, ToZero, unit
 from tests.helpers import close, differ, gradients, randn, randomise, relative
 
 B, L, D, HEADS = 2, 37, 8, 2
@@ -156,6 +156,45 @@ def test_a_fresh_layer_is_tame_over_a_long_sequence():
     assert relative(y, expected) < 1e-3
 
 
+@pytest.mark.parametrize("options", [{}, {"rule": DeltaGradientDescent(momentum=True)}, {"query": "memory"}], ids=str)
+def test_what_is_computed_again_uses_the_parameters_of_its_call(options, monkeypatch):
+    """Long calls keep less for the backward pass; gradients at parameters that were put in for one call stay exact."""
+    layer, x, slopes = make(**options), randn(B, L, D), []
+    given = {name: p + 0.3 * randn(*p.shape) for name, p in layer.named_parameters()}
+    given = {name: p.detach().requires_grad_() for name, p in given.items()}
+    for longest in (2048, 8):
+        monkeypatch.setattr("nestling.layers.self_modifying.RECOMPUTED", longest)
+        slopes.append(gradients(functional_call(layer, given, (x,))[0], list(given.values())))
+    close(*slopes)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_padding_is_never_seen(chunk_size):
+    """Not even a NaN there: outputs, state and gradients are those of any other padding."""
+    layer, x, lengths = make(chunk_size), randn(B, L, D), torch.tensor([L, 21])
+    spoilt = x.clone()
+    spoilt[1, 21:] = torch.nan
+    found, expected = (layer(y, None, lengths) for y in (spoilt, x))
+    close((found[0][0], found[0][1, :21], found[1]), (expected[0][0], expected[0][1, :21], expected[1]))
+    parameters = list(layer.parameters())
+    close(*(gradients((y[0][0], y[0][1, :21]), parameters) for y in (found, expected)))
+
+
+def test_a_bfloat16_layer_keeps_its_memories_in_float32():
+    """Whatever its memories fade to."""
+    for retention in (ToZero(), ToInitial()):
+        layer = SelfModifyingTitans(8, 2, chunk_size=4, retention=retention).bfloat16()
+        y, state = layer(torch.randn(1, 9, 8, dtype=torch.bfloat16))
+        assert y.dtype == torch.bfloat16 and state.memories.weights[0].dtype == torch.float32
+
+
+def test_something_always_fades():
+    """However a wide head's direction is, alpha stays below 1 in float32."""
+    gates = Gates(1, 256)
+    aligned = -unit(gates.direction[1])[None, :, None]
+    assert gates(aligned, 100 * aligned)[1].max() < 1
+
+
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_gates_start_with_horizons_spread_over_the_heads(heads):
     """A rate of 0.2; horizons strictly between 16 and 1024 tokens at equal ratios: no head forgets within a chunk."""
@@ -180,6 +219,11 @@ def test_gates_stay_in_their_ranges():
         (lambda: SelfModifyingTitans(10, 4), ["dim=10", "heads=4"]),
         (lambda: SelfModifyingTitans(8, 2, chunk_size=8, projection_chunk_size=12), ["=12", "chunk_size=8"]),
         (lambda: SelfModifyingTitans(8, 2, hidden=0), ["hidden=0", "head width, 4"]),
+        (lambda: SelfModifyingTitans(8, 2, chunk_size=0), ["chunk_size=0", "at least 1"]),
+        (lambda: SelfModifyingTitans(8, 2, projection_chunk_size=0), ["projection_chunk_size=0", "at least 1"]),
+        (lambda: SelfModifyingTitans(8, 2, conv_width=0), ["width=0", "at least 1"]),
+        (lambda: SelfModifyingTitans(8, 2, horizons=(16, math.inf)), ["inf", "below 65,536"]),
+        (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 0, 8)), ["no tokens"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 7)), ["(1, 5, 7)", "[B, L, 8]"]),
         (lambda: SelfModifyingTitans(8, 2)(torch.zeros(1, 5, 8), None, torch.tensor([6])), ["[6]"]),
         (lambda: SelfModifyingTitans(8, 2, read="never"), ["read='never'"]),

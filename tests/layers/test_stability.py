@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nestling.layers import SelfModifyingTitans
+from nestling.layers.gates import RETENTION_CEILING
 from nestling.memory import AssociativeMemory, DeltaGradientDescent, Given, GradientDescent, Huber, Matrix
 from tests.helpers import directions, randn, uniform
 
@@ -102,7 +103,7 @@ def ceilings(layer):
     """For the two weights of a memory the bound of the documentation, from the parameters alone."""
     (rate, decay), (rate_bias, decay_bias) = layer.gates.direction.norm(dim=-1), layer.gates.bias
     eta = F.softplus(rate + rate_bias).max().item()
-    alpha = (1 - 0.5 * torch.sigmoid(decay_bias - decay)).max().item()
+    alpha = (RETENTION_CEILING - (RETENTION_CEILING - 0.5) * torch.sigmoid(decay_bias - decay)).max().item()
     momentum = layer.momentum is not None
     start = [largest(w) for w in layer.memories.network.weights()]
     down = bound(start[1], eta, alpha, C, momentum)

@@ -302,6 +302,56 @@ def test_memories_side_by_side_equal_the_token_loop(chunk_size, readers, read):
         close(*map(tuple, slopes))
 
 
+def test_memories_side_by_side_from_a_state():
+    """From somewhere inside a chunk, at another place in each row; gradients at the running weights and those held."""
+    memory, oracle = side_by_side((8, 8, 4)), side_by_side((8, 8, 4), backend="reference")
+    given, start = shared_tokens(21), a_state(memory)
+    found, expected = (m(**given, state=start, lengths=torch.tensor([21, 17])) for m in (memory, oracle))
+    close(found, expected)
+    leaves = [*given.values(), *start.weights, *start.start]
+    close(*(gradients(out, leaves) for out in (found, expected)))
+
+
+def test_a_refused_row_spoils_no_gradient():
+    """A value that is not finite, in one row: the gradients of what the rows share are those of the other path."""
+    slopes = []
+    for backend in ("auto", "chunk"):
+        memory = side_by_side(8, backend=backend)
+        torch.manual_seed(1)
+        given = shared_tokens(11, grad=False)
+        given["v"][1, 0, 0, 3] = torch.nan
+        y, state = memory(**given)
+        assert state.refused.tolist() == [0, 1]
+        slopes.append(gradients(y, list(memory.parameters())))
+    assert all(slope.isfinite().all() for slope in slopes[0])
+    close(*slopes)
+
+
+def test_a_subclass_means_what_it_says():
+    """It is not taken for its parent."""
+
+    class Halved(Huber):
+        def surprise(self, output, target):
+            return 0.5 * super().surprise(output, target)
+
+    memory = side_by_side(8)
+    memory.objective = Halved(0.5)
+    given = shared_tokens(9, grad=False)
+    y = memory(**given)[0]
+    memory.backend = "chunk"
+    close(y, memory(**given)[0])
+    memory.objective = Huber(0.5)
+    differ(y, memory(**given)[0])
+
+
+def test_only_a_query_wants_a_second_derivative():
+    """The new weights do not depend on it."""
+    memory, given = side_by_side(8).requires_grad_(False), shared_tokens(9, grad=False)
+    q = given.pop("q").requires_grad_()
+    (first,) = torch.autograd.grad(memory(q, **given)[0].sin().sum(), q, create_graph=True)
+    assert torch.autograd.grad(first.square().sum(), q)[0].abs().max() > 0
+
+
 def test_memories_side_by_side_are_each_alone():
     """A memory's weights are those it would have without the others, with its own chunk size."""
     together, given = side_by_side((16, 16, 8)), shared_tokens(45, grad=False)

@@ -19,6 +19,8 @@ class CausalConv(nn.Module):
 
     def __init__(self, dim: int, filters: int = 1, width: int = 4) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width={width} must be at least 1: the tokens that the convolution sees")
         self.shape = (width, filters, dim)
         self.weight = nn.Parameter(self.initial_values()["weight"])
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RETENTION_FLOOR = 0.5  # of what a token may leave of a memory (docs/stability.md)
+# A token leaves of a memory at least and, so that all it holds fades, at most (docs/stability.md).
+RETENTION_FLOOR, RETENTION_CEILING = 0.5, 1 - 2**-16
 
 
 class Gates(nn.Module):
     """Reduce what the memories of eta and alpha say to one learning rate and one retention per head and token.
 
-    eta = softplus(w . M_eta(x) + b) > 0 and alpha = 1 - 1/2 sigmoid(w . M_alpha(x) + b) in (1/2, 1), for unit outputs
+    eta = softplus(w . M_eta(x) + b) > 0 and alpha, falling with w . M_alpha(x) + b from 1 - 2^-16 to 1/2 as a sigmoid, for unit outputs
     of the memories: what a direction `w` can make of them is bounded. Heads start with memories of different length: a
     retention strictly between `1 - 1/16` and `1 - 1/1024` a token, or what else `horizons` (above 2) says.
     """
@@ -27,8 +28,9 @@ class Gates(nn.Module):
 
     def __init__(self, heads: int, width: int, horizons: tuple[float, float] = (16, 1024)) -> None:
         super().__init__()
-        if not min(horizons) > 1 / (1 - RETENTION_FLOOR):
-            raise ValueError(f"horizons={horizons} must be above {1 / (1 - RETENTION_FLOOR):g} tokens")
+        low, high = 1 / (1 - RETENTION_FLOOR), 1 / (1 - RETENTION_CEILING)
+        if not low < min(horizons) <= max(horizons) < high:
+            raise ValueError(f"horizons={horizons} must be above {low:g} and below {high:,.0f} tokens")
         self.heads, self.width, self.horizons = heads, width, horizons
         for name, value in self.initial_values().items():
             self.register_parameter(name, nn.Parameter(value))
@@ -40,7 +42,9 @@ class Gates(nn.Module):
         rate = torch.full((self.heads,), 0.2).expm1().log()  # the inverse of softplus
         return {
             "direction": torch.randn(2, self.heads, self.width),
-            "bias": torch.stack([rate, (decay / (1 - RETENTION_FLOOR)).logit()]),
+            "bias": torch.stack(
+                [rate, ((decay + RETENTION_CEILING - 1) / (RETENTION_CEILING - RETENTION_FLOOR)).logit()]
+            ),
         }
 
     def forward(self, rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,4 +56,4 @@ def rates(rate: Tensor, decay: Tensor, direction: Tensor, bias: Tensor) -> tuple
     """`Gates` as a function of tensors: `rate, decay [.., H, n, d]`, `direction [2, H, d]`, `bias [2, H]`."""
     eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
     alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
-    return F.softplus(eta), 1 - (1 - RETENTION_FLOOR) * torch.sigmoid(alpha)
+    return F.softplus(eta), RETENTION_CEILING - (RETENTION_CEILING - RETENTION_FLOOR) * torch.sigmoid(alpha)

@@ -6,11 +6,14 @@ B batch, L length, H heads, d head width, C chunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -89,7 +92,9 @@ class SelfModifyingTitans(nn.Module):
             raise ValueError(f"query={query!r} is unknown; choose 'static' or 'memory'")
         if dim % heads:
             raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
-        self.period = projection_chunk_size or chunk_size
+        self.period = chunk_size if projection_chunk_size is None else projection_chunk_size
+        if min(chunk_size, self.period) < 1:
+            raise ValueError(f"chunk_size={chunk_size}, projection_chunk_size={self.period}: each must be at least 1")
         if self.period % chunk_size:
             raise ValueError(f"projection_chunk_size={self.period} must be a multiple of chunk_size={chunk_size}")
         width = dim // heads
@@ -133,7 +138,11 @@ class SelfModifyingTitans(nn.Module):
         if x.dim() != 3 or x.shape[-1] != self.out.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected [B, L, {self.out.in_features}]")
         batch, length, _ = x.shape
+        if not length:
+            raise ValueError("x has no tokens; give at least one")
         check_lengths(lengths, batch, length)
+        if lengths is not None:  # whatever stands in the padding is not seen
+            x = torch.where((torch.arange(length) < lengths[:, None]).to(x.device)[..., None], x, 0.0)
         state = state or self.init_state(batch)
         y, state = self._recurrence(x, state, lengths) or self._chunks(x, state, lengths)
         y = self.norm(y.to(self.out.weight.dtype))
@@ -146,9 +155,11 @@ class SelfModifyingTitans(nn.Module):
         x, _ = self.conv(x, tail, None, slice(ANSWER, None))
         return unit(self._split(self.query(F.silu(x[:, 0]))))[:, None]
 
-    def _looks(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _looks(
+        self, x: Tensor, tail: Tensor, lengths: Tensor | None, conv: Callable[..., Any]
+    ) -> tuple[Tensor, Tensor]:
         """What the projections are read at, `[B, 4 or 5, H, L, d]` of norm 1, and the tail."""
-        x, tail = self.conv(x, tail, lengths, slice(self.projections))
+        x, tail = conv(x, tail, lengths, slice(self.projections))
         return unit(self._split(F.silu(x))), tail
 
     def _recurrence(
@@ -161,7 +172,7 @@ class SelfModifyingTitans(nn.Module):
         if step is None or not self.memories.at_start(memories):
             return None
         length, exact = x.shape[1], memories.start[0].dtype
-        q, (x, tail) = self._query(x, state.tail), self._looks(x, state.tail, lengths)
+        q, (x, tail) = self._query(x, state.tail), self._looks(x, state.tail, lengths, self.conv)
         assert q is not None  # there is no recurrence with another query
         looks = torch.cat([x, q], 1).to(exact)
         mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
@@ -185,12 +196,18 @@ class SelfModifyingTitans(nn.Module):
         cut = pieces(state.memories.position, lengths, length, self.period)
         queries = self._query(x, state.tail)
         # of a long sequence the backward pass computes again what is cheap: all but the memories' writing
-        again = length > RECOMPUTED and torch.is_grad_enabled()
-        say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False) if again else self._say
+        say: Callable[..., Any] = self._say
+        conv: Callable[..., Any] = self.conv
+        gates: Callable[..., Any] = self.gates
+        momentum: Callable[..., Any] | None = self.momentum
+        if length > RECOMPUTED and torch.is_grad_enabled():
+            say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False)
+            conv, gates = as_now(self.conv), as_now(self.gates)
+            momentum = None if self.momentum is None else as_now(self.momentum)
         for piece, q, part in zip(cut, split(queries, cut, 3), split(x, cut), strict=True):
             real = None if piece.mask(x.device) is None else piece.count
             start = tuple(w[:, : self.projections] for w in state.memories.start)
-            said, tail = say(part, state.tail, start, real)
+            said, tail = say(part, state.tail, start, real, conv, gates, momentum)
             k, v, eta, alpha, theta, own = tree_map(lambda t: t[:, None], said)  # one for all memories
             q = own if q is None else q
             y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real)
@@ -199,21 +216,36 @@ class SelfModifyingTitans(nn.Module):
         return join(outputs, cut, length, dim=3).squeeze(1), state
 
     def _say(
-        self, x: Tensor, tail: Tensor, weights: tuple[Tensor, ...], lengths: Tensor | None
+        self,
+        x: Tensor,
+        tail: Tensor,
+        weights: tuple[Tensor, ...],
+        lengths: Tensor | None,
+        conv: Callable[..., Any],
+        gates: Callable[..., Any],
+        momentum: Callable[..., Any] | None,
     ) -> tuple[tuple[Tensor | None, ...], Tensor]:
         """What the projections say of tokens `[B, n, D]` of one of their chunks, which began with `weights`.
 
         Returns k, v `[B, H, n, d]`, eta, alpha, theta `[B, H, n]` (None without momentum), q as k where it is not static,
         and the tail.
         """
-        theta = None if self.momentum is None else torch.sigmoid(self.momentum(x)).mT
-        x, tail = self._looks(x, tail, lengths)
+        theta = None if momentum is None else torch.sigmoid(momentum(x)).mT
+        x, tail = self._looks(x, tail, lengths, conv)
         network = self.memories.network
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
             k, v, rate, decay, *q = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
-            eta, alpha = self.gates(rate, decay)
+            eta, alpha = gates(rate, decay)
         return (k, v, eta, alpha, theta, *(q or [None])), tail
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+
+def as_now(module: nn.Module) -> Callable[..., Any]:
+    """The module with the parameters that it has now, also when it is called again in the backward pass: `functional_call`
+    gives a module others for the time of one call.
+    """
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
+    return lambda *inputs: functional_call(module, parameters, inputs)

@@ -70,7 +70,7 @@ class AssociativeMemory(nn.Module):
         target: `Given` (the value) or `SelfGenerated` (Eq. 84).
         detach_writes: no outer gradient flows through the writes: cheap, and only the reads are learnt.
         retention_floor: what alpha is promised to be at least. From 1/2 on, without momentum, a faster form is exact.
-        backend: "auto", or "reference" for the token loop.
+        backend: "auto", "chunk" for the general closed form, or "reference" for the token loop.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class AssociativeMemory(nn.Module):
         return part if part >= fused.LONGEST // 4 else smallest  # a prime has no part that would pay
 
     def extra_repr(self) -> str:
-        path = "token-loop oracle" if self.backend == "reference" else "chunk"
+        path = "token-loop oracle" if self.backend == "reference" else "fused" if self.fused else "chunk"
         parts = self.objective, self.rule, self.retention, self.target
         return f"{', '.join(map(str, parts))}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
 
@@ -213,7 +213,8 @@ class AssociativeMemory(nn.Module):
                 y, moved = run(*parts, state=state, mask=mask)
                 finite = _finite(moved)
                 if not bool(finite.all()):  # rare: again without what is refused, or its NaN reaches gradients
-                    parts = tree_map(partial(where_rows, finite), tuple(parts))
+                    parts = list(tree_map(partial(where_rows, finite), tuple(parts)))
+                    parts[4] = None if parts[4] is None else where_rows(finite, parts[4], 1.0)  # nothing divides by 0
                     y, moved = run(*parts, state=state, mask=mask)
                 y, state = self._accept(y, moved, finite, state, piece)
                 outputs.append(y)

@@ -15,7 +15,7 @@ from nestling.memory import fused
 from nestling.memory.network import Network
 from nestling.memory.objective import Huber
 from nestling.ops import ScanState
-from nestling.ops.scan.chunk import Decay, chunk_step, fill
+from nestling.ops.scan.chunk import Decay, chunk_step, fill, over_heads
 from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def closed_form(
     if mask is not None:  # a rate of 0 writes and erases nothing
         alpha, eta = fill(alpha, mask, 1.0), fill(eta, mask, 0.0)
         theta = None if theta is None else fill(theta, mask, 1.0)
+        q, k, v = tree_map(lambda x: torch.where(over_heads(mask, x.dim() - 1)[..., None], x, 0.0), (q, k, v))
     fresh = memory.at_start(state)
     if not memory.fused or k.shape[-2] > fused.LONGEST:
         return _scans(memory, q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
@@ -91,7 +92,7 @@ def _scans(
     # at a chunk's start the running weights are those just read, and give the same outputs
     known = fresh and not memory.detach_writes
     writes = network.writes(k, held, lambda output: memory.objective.surprise(output, target))
-    rest = memory.retention.rest(network)
+    rest = tree_map(lambda w: w.to(weights[0].dtype), memory.retention.rest(network))
 
     def product(i: int, x: Tensor | None) -> Tensor | None:
         """`x_t W_i` for the running weight, which the scan moves on."""

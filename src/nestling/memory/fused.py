@@ -35,7 +35,7 @@ LEAST = 0.5  # retention
 
 def fits(network: Any, objective: Any, rule: Any, target: Any, retention: Any, retention_floor: float) -> bool:
     """Whether these parts make up the memory of this file."""
-    parts = isinstance(network, MLP), isinstance(objective, Huber), isinstance(target, SelfGenerated)
+    parts = type(network) is MLP, type(objective) is Huber, type(target) is SelfGenerated  # a subclass may mean another
     return all(parts) and rule == DeltaGradientDescent() and retention == ToZero() and retention_floor >= LEAST
 
 
@@ -200,7 +200,7 @@ def _differentiable(
     views: Any = (None if x is None else x.view_as(x) for x in given)
     given = Given(*views)
     wanted = [x for x in given if x is not None and x.requires_grad]
-    pairs = [(y, slope) for y, slope in zip(general(*given), slopes, strict=True) if y is not None]
+    pairs = [(y, slope) for y, slope in zip(general(*given), slopes, strict=True) if y is not None and y.requires_grad]
     outputs, at_outputs = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(outputs, wanted, at_outputs, create_graph=True, allow_unused=True))
     return [next(found) if x is not None and x.requires_grad else None for x in given]
