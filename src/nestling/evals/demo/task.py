@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nestling.continual import Learner
-from nestling.continual.baselines import OnlineFineTuning
+from nestling.continual.baselines import FineTuning, Follower
 from nestling.evals.demo.setup import FINE_TUNING, PERIOD, SLOW, Domains, Size, domains, model_config, training
 from nestling.models import HopeForCausalLM
 from nestling.quiet import quiet
@@ -125,7 +125,7 @@ def _fine_tuned(model: HopeForCausalLM, data: Domains, kind: str, step: float) -
     """The stream past the same model, all its weights following by SGD or AdamW."""
     model.config.learning = "off"
     make = {"sgd": torch.optim.SGD, "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.0)}[kind]
-    tuned = OnlineFineTuning(model, lambda p: make(p, lr=step), PERIOD)
+    tuned = Follower(model, FineTuning(lambda weights: make(weights, lr=step)), PERIOD)
     before, begun = _bits(tuned.evaluate(data.heldout)), time.perf_counter()
     losses = tuned.observe(data.stream)
     return {
