@@ -13,6 +13,7 @@ squares.py   mean squared gradients on the old domain, which two of them need
 from nestling.continual.baselines.dynamic import DynamicEvaluation, alike, root_mean_squares
 from nestling.continual.baselines.ewc import ElasticWeights
 from nestling.continual.baselines.follower import Follower
+from nestling.continual.baselines.frozen import Frozen
 from nestling.continual.baselines.lora import LoRA, merge
 from nestling.continual.baselines.method import Method
 from nestling.continual.baselines.replay import Replay
@@ -23,6 +24,7 @@ __all__ = [
     "ElasticWeights",
     "FineTuning",
     "Follower",
+    "Frozen",
     "LoRA",
     "Method",
     "Replay",
