@@ -31,7 +31,7 @@ def adaptation(
     folder = (
         Path(out) / hashlib.sha256(repr((size.models, ARCHITECTURES, version("nestling"))).encode()).hexdigest()[:12]
     )
-    models = [(architecture, seed, folder, size) for architecture in ARCHITECTURES for seed in size.models.seeds]
+    models = [(architecture, seed, folder, size) for architecture in size.architectures for seed in size.models.seeds]
     for (architecture, seed, *_), parameters in side_by_side(_train, models, jobs):
         say(f"{architecture}, seed {seed}: {parameters:,} parameters, trained")
     tasks = [
@@ -61,7 +61,7 @@ def adaptation(
                 ]
                 for name in names
             }
-            for architecture in ARCHITECTURES
+            for architecture in size.architectures
         },
         "ours": [name for name in names if CONTENDERS[name].ours],
     }

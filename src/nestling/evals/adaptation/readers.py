@@ -13,7 +13,7 @@ from nestling.continual import Learner
 from nestling.continual.baselines import Follower, Method
 from nestling.evals.demo.setup import PERIOD
 from nestling.levels import Level
-from nestling.models import HopeForCausalLM
+from nestling.models import HopeConfig, HopeForCausalLM
 from nestling.train import byte_tokenizer
 
 
@@ -82,6 +82,7 @@ def learning(model: HopeForCausalLM, levels: Sequence[Level], sample: Tensor) ->
 def with_levels(model: HopeForCausalLM, levels: Sequence[Level], learning: str) -> HopeForCausalLM:
     """The same weights under other superposed levels, which have none of their own."""
     config = copy.deepcopy(model.config)
+    assert isinstance(config, HopeConfig)  # transformers declares its base class
     config.levels, config.learning = [*levels], learning
     other = HopeForCausalLM(config)
     other.load_state_dict(model.state_dict())

@@ -18,17 +18,24 @@ class Size:
 
     models: how they are trained; its `heldout` is all prose that was not trained on, its `stream` the code.
     first, again: prose before and after the code; the rest of `heldout` judges.
-    settings: how many of each method's settings are run, None for all.
+    architectures: of the models. settings: how many of each method's settings are run, None for all.
     """
 
     models: demo.Size
     first: int
     again: int
+    architectures: tuple[str, ...] = tuple(demo.ARCHITECTURES)
     settings: int | None = None
 
 
 SIZES = {
-    "quick": Size(demo.Size((0,), 32_768, 4_096, 2_048, 6_144, 8_192), first=2_048, again=2_048, settings=2),
+    "quick": Size(
+        demo.Size((0,), 32_768, 4_096, 1_024, 3_072, 8_192),
+        first=1_024,
+        again=1_024,
+        architectures=("Transformer++",),
+        settings=2,
+    ),
     "default": Size(
         demo.Size((0, 1, 2), 512_000, 131_072, 16_384, 40_960, 131_072),
         first=12_288,
