@@ -66,7 +66,9 @@ def levels(*given: Level) -> Contender:
 
 
 def replaying(tuning: Optimizer, **swept: tuple[float, ...]) -> Contender:
-    """Replay from a buffer that is small, or as large as the weights: then it owns as much as a learner of two levels."""
+    """Replay from a buffer that is small, or as large as the weights: by then it keeps all of the sample and the stream, and
+    still owns less than a learner of two levels, which holds two differences of the weights and more.
+    """
 
     def make(model: HopeForCausalLM, sample: Tensor, setting: Setting) -> Reader:
         size = int(setting["buffer"] * weight_bytes(model))
