@@ -100,11 +100,11 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "dynamic evaluation, RMS": following(
         lambda s: DynamicEvaluation(s["lr"], s["decay"], root_mean_squares(PERIOD), epsilon=0.1),
-        lr=SGD_RATES,
+        lr=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
         decay=(0.003, 0.03),
     ),
     "EWC": following(
-        lambda s: ElasticWeights(sgd(s["lr"]), s["strength"], PERIOD), lr=SGD_RATES, strength=(1e-3, 1e-2, 1e-1)
+        lambda s: ElasticWeights(sgd(s["lr"]), s["strength"], PERIOD), lr=SGD_RATES, strength=(1e-2, 1e-1, 1.0)
     ),
     "replay, SGD": replaying(sgd, lr=SGD_RATES),
     "replay, AdamW": replaying(adamw, lr=ADAMW_RATES),
