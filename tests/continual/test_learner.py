@@ -8,7 +8,7 @@ from nestling.continual import Learner
 from nestling.errors import UserError
 from nestling.models import HopeCache
 from nestling.train import byte_tokenizer, encode
-from tests.helpers import close, differ, same
+from tests.helpers import close, differ, named, same
 from tests.tiny import PERIOD, knowledge, model
 
 PROSE = "It was the best of times, it was the worst of times."
@@ -172,6 +172,18 @@ def test_calibration_moves_nothing_and_protects():
         learner.end_context()  # what the slow level keeps
         drift.append((learner.evaluate(PROSE) - before).norm().item())
     assert 1e-3 < drift[1] < drift[0]
+
+
+def test_the_bytes_of_a_memory_are_those_of_its_tensors():
+    """Of a user who has read, whatever the length; a user who has not has none."""
+    learner = a_learner()
+    assert learner.memory_bytes() == 0
+    learner.observe(PROSE)
+    held = learner.memory_bytes()
+    moved = sum(weight.nbytes for weight in learner.model.learnable_weights().values())
+    assert held == sum(tensor.nbytes for tensor in named(learner._memory("default")).values()) > 2 * moved
+    learner.observe(CODE)
+    assert learner.memory_bytes() == held
 
 
 def test_forgetting_leaves_nothing():

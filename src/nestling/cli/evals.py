@@ -134,4 +134,36 @@ def eval_ablation(
     show(pages.html(results), report, pages.tables(results), console)
 
 
-EVALS = {"ablation": eval_ablation, "formal-languages": eval_formal_languages, "optimizers": eval_optimizers}
+def eval_adaptation(
+    methods: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/adaptation",
+    report: str = "adaptation-report.html",
+    jobs: int = 2,
+) -> None:
+    """Learn a stream and keep the rest: prose, code, prose again, read by learners and by tuned baselines.
+
+    Args:
+        methods: some of frozen, SGD, AdamW, LoRA, dynamic evaluation, EWC, replay and the levels, by name; none is all of them.
+        quick: small models, short texts, two settings a method: a minute or two.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the HTML report.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.adaptation.main import adaptation
+    from nestling.report import adaptation as pages
+
+    console, size = Console(), "quick" if quick else "default"
+    results = adaptation(methods, size, out, jobs, lambda line: console.print(line, highlight=False))
+    show(pages.html(results), report, pages.tables(results), console)
+
+
+EVALS = {
+    "ablation": eval_ablation,
+    "adaptation": eval_adaptation,
+    "formal-languages": eval_formal_languages,
+    "optimizers": eval_optimizers,
+}

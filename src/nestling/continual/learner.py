@@ -190,6 +190,10 @@ class Learner:
         pairs = zip(self.model.levels, self._memory(user) or self._at_rest(), strict=True)
         return [standing(level, state) for level, state in pairs]
 
+    def memory_bytes(self, user: str = "default") -> int:
+        """Bytes of what the levels hold for a user: differences, gathered gradients, what was seen, counters."""
+        return sum(tensor.nbytes for tensor in named_tensors(self._memory(user)).values())
+
     def users(self) -> list[str]:
         """Who has a memory here."""
         return sorted(self._users)

@@ -1,0 +1,114 @@
+"""The methods, and the settings that each is swept over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.continual.baselines import (
+    DynamicEvaluation,
+    ElasticWeights,
+    FineTuning,
+    Frozen,
+    LoRA,
+    Replay,
+    alike,
+    root_mean_squares,
+)
+from nestling.evals.adaptation.readers import Following, Reader, learning
+from nestling.evals.demo.setup import FAST, PERIOD, SLOW
+from nestling.levels import Level
+from nestling.models import HopeForCausalLM
+
+Setting = dict[str, float]
+Optimizer = Callable[[float], FineTuning]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """make: a reader from a model, a sample of the old domain and a setting. settings: those tried, by their step first.
+    ours: whether it is a learner of this library.
+    """
+
+    make: Callable[[HopeForCausalLM, Tensor, Setting], Reader]
+    settings: tuple[Setting, ...]
+    ours: bool = False
+
+
+def sgd(lr: float) -> FineTuning:
+    """Gradient descent."""
+    return FineTuning(lambda weights: torch.optim.SGD(weights, lr=lr))
+
+
+def adamw(lr: float) -> FineTuning:
+    """AdamW without weight decay, which would be forgetting of its own."""
+    return FineTuning(lambda weights: torch.optim.AdamW(weights, lr=lr, weight_decay=0.0))
+
+
+def following(make: Callable[[Setting], Any], **swept: tuple[float, ...]) -> Contender:
+    """A baseline, at every combination of what is swept."""
+    return Contender(lambda model, sample, setting: Following(model, make(setting), sample), grid(**swept))
+
+
+def levels(*given: Level) -> Contender:
+    """A learner whose levels' rates are all multiplied by the same factor."""
+
+    def make(model: HopeForCausalLM, sample: Tensor, setting: Setting) -> Reader:
+        scaled = [replace(level, lr=level.lr * setting["factor"]) for level in given]
+        return learning(model, scaled, sample)
+
+    return Contender(make, grid(factor=(0.25, 0.5, 1.0, 2.0, 4.0)), ours=True)
+
+
+def replaying(tuning: Optimizer, **swept: tuple[float, ...]) -> Contender:
+    """Replay from a buffer that is small, or as large as the weights: by then it keeps all of the sample and the stream, and
+    still owns less than a learner of two levels, which holds two differences of the weights and more.
+    """
+
+    def make(model: HopeForCausalLM, sample: Tensor, setting: Setting) -> Reader:
+        size = int(setting["buffer"] * weight_bytes(model))
+        return Following(model, Replay(tuning(setting["lr"]), size, PERIOD), sample)
+
+    return Contender(make, grid(**swept, buffer=(0.05, 1.0)))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Of all weights."""
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def grid(**swept: tuple[float, ...]) -> tuple[Setting, ...]:
+    """Every combination."""
+    return tuple(dict(zip(swept, values, strict=True)) for values in product(*swept.values()))
+
+
+SGD_RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+ADAMW_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+
+CONTENDERS: dict[str, Contender] = {
+    "frozen": following(lambda s: Frozen()),
+    "SGD": following(lambda s: sgd(s["lr"]), lr=SGD_RATES),
+    "AdamW": following(lambda s: adamw(s["lr"]), lr=ADAMW_RATES),
+    "LoRA": following(lambda s: LoRA(adamw(s["lr"])), lr=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
+    "dynamic evaluation": following(
+        lambda s: DynamicEvaluation(s["lr"], s["decay"], alike), lr=SGD_RATES, decay=(0.003, 0.03)
+    ),
+    "dynamic evaluation, RMS": following(
+        lambda s: DynamicEvaluation(s["lr"], s["decay"], root_mean_squares(PERIOD), epsilon=0.1),
+        lr=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+        decay=(0.003, 0.03),
+    ),
+    "EWC": following(
+        lambda s: ElasticWeights(sgd(s["lr"]), s["strength"], PERIOD), lr=SGD_RATES, strength=(1e-2, 1e-1, 1.0)
+    ),
+    "replay, SGD": replaying(sgd, lr=SGD_RATES),
+    "replay, AdamW": replaying(adamw, lr=ADAMW_RATES),
+    "fast level": levels(FAST),
+    "slow level": levels(SLOW),
+    "two levels": levels(FAST, SLOW),
+}
