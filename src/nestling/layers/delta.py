@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nestling.layers.conv import CausalConv
 from nestling.layers.linear import Linear
 from nestling.ops import ScanState, State, scan
-from nestling.ops.ragged import check_lengths
+from nestling.ops.ragged import check_lengths, real_tokens
 from nestling.ops.unit import unit
 
 
@@ -128,7 +128,7 @@ class LinearMemory(nn.Module):
         projections = (self.query, self.key, self.value)
         q, k, v = (self._split(p(m)) for p, m in zip(projections, F.silu(mixed).unbind(1), strict=True))
         v = v if write is None else write[..., None] * v
-        mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
+        mask = None if lengths is None else real_tokens(lengths, length, x.device)
         y, memory = scan(unit(q), unit(k), v, alpha, eps, mask=mask, state=state.memory, read="inclusive")
         assert y is not None  # it was read
         y = self.norm(y.to(x.dtype))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from nestling.layers.gates import rates
 from nestling.memory.associative import Objective
 from nestling.memory.rule import Rule
+from nestling.ops.silu import silu_and_slope
 from nestling.ops.unit import unit
 
 KEY, VALUE, RATE, DECAY, ANSWER = range(5)  # the memories
@@ -51,11 +52,10 @@ def token_step(
     eta, alpha = rates(rate.mT, decay.mT, direction, bias)
     target = unit((v + times(F.silu(times(v, up)), down)).mT)  # every memory's own, a constant to what follows
     z = times(k, up)
-    gate = torch.sigmoid(z)
-    a = z * gate
+    a, slope = silu_and_slope(z)
     o = times(a, down)
     at_output = objective.surprise((k + o).mT, target).mT
-    at_hidden = times(at_output, down.transpose(-3, -2)) * (gate + a * (1 - gate))  # silu'(z)
+    at_hidden = times(at_output, down.transpose(-3, -2)) * slope
     rest_up, rest_down = rest or (None, None)
     up = faded(up, rest_up, alpha) - write(k, z, at_hidden, eta, rule)
     down = faded(down, rest_down, alpha) - write(a, o, at_output, eta, rule)

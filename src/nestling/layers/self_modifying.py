@@ -26,7 +26,7 @@ from nestling.memory.associative import Objective
 from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
 from nestling.ops import State
-from nestling.ops.ragged import check_lengths, join, pieces, split
+from nestling.ops.ragged import check_lengths, join, pieces, real_tokens, split
 from nestling.ops.state import tree_map
 
 RECOMPUTED = 2048  # length of a call from which on some is computed again in the backward pass, to save memory
@@ -34,8 +34,8 @@ RECOMPUTED = 2048  # length of a call from which on some is computed again in th
 
 @dataclass(frozen=True)
 class SelfModifyingState(State):
-    """tail: `[B, conv_width - 1, D]` of the convolution. memories: those of k, v, eta, alpha and the one that answers, weights
-    `[B, 5, H, ..]`."""
+    """tail: `[B, conv_width - 1, D]` of the convolution. memories: those of k, v, eta, alpha, perhaps q, and the one that
+    answers, weights `[B, 5 or 6, H, ..]`."""
 
     tail: Tensor
     memories: MemoryState
@@ -142,7 +142,7 @@ class SelfModifyingTitans(nn.Module):
             raise ValueError("x has no tokens; give at least one")
         check_lengths(lengths, batch, length)
         if lengths is not None:  # whatever stands in the padding is not seen
-            x = torch.where((torch.arange(length) < lengths[:, None]).to(x.device)[..., None], x, 0.0)
+            x = torch.where(real_tokens(lengths, length, x.device)[..., None], x, 0.0)
         state = state or self.init_state(batch)
         y, state = self._recurrence(x, state, lengths) or self._chunks(x, state, lengths)
         y = self.norm(y.to(self.out.weight.dtype))
@@ -175,7 +175,7 @@ class SelfModifyingTitans(nn.Module):
         q, (x, tail) = self._query(x, state.tail), self._looks(x, state.tail, lengths, self.conv)
         assert q is not None  # there is no recurrence with another query
         looks = torch.cat([x, q], 1).to(exact)
-        mask = None if lengths is None else (torch.arange(length) < lengths[:, None]).to(x.device)
+        mask = None if lengths is None else real_tokens(lengths, length, x.device)
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates.direction.to(exact), self.gates.bias.to(exact)
             parts = self.memories.objective, self.memories.rule

@@ -25,6 +25,7 @@ from nestling.memory.rule import GradientDescent, Rule
 from nestling.memory.target import Given
 from nestling.ops import ScanState, State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
+from nestling.ops.scan.chunk import over_heads
 from nestling.ops.state import tree_map, where_rows
 
 
@@ -210,12 +211,11 @@ class AssociativeMemory(nn.Module):
             tokens = [split(x, cut, dim=k.dim() - 2) for x in (q, k, v, eta, alpha, theta)]
             for piece, *parts in zip(cut, *tokens, strict=True):
                 mask = piece.mask(k.device)
-                y, moved = run(*parts, state=state, mask=mask)
+                y, moved = run(*_neutral(parts, mask), state=state, mask=mask)
                 finite = _finite(moved)
-                if not bool(finite.all()):  # rare: again without what is refused, or its NaN reaches gradients
-                    parts = list(tree_map(partial(where_rows, finite), tuple(parts)))
-                    parts[4] = None if parts[4] is None else where_rows(finite, parts[4], 1.0)  # nothing divides by 0
-                    y, moved = run(*parts, state=state, mask=mask)
+                if not bool(finite.all()):  # rare: again as if those rows had no tokens, or their NaN reaches gradients
+                    mask = finite[:, None].expand(-1, piece.width) if mask is None else mask & finite[:, None]
+                    y, moved = run(*_neutral(parts, mask), state=state, mask=mask)
                 y, state = self._accept(y, moved, finite, state, piece)
                 outputs.append(y)
         return (None if q is None else join(outputs, cut, length, dim=q.dim() - 2)), state
@@ -274,6 +274,22 @@ class AssociativeMemory(nn.Module):
             start = state.start
         refused = state.refused + (~finite).long()
         return y, MemoryState(weights, start, momentum, position, refused)
+
+
+def _neutral(parts: Sequence[Any], mask: Tensor | None) -> Sequence[Any]:
+    """q, k, v, eta, alpha, theta of a piece; at masked tokens they write and erase nothing and let nothing fade, whatever
+    stood there.
+    """
+    if mask is None:
+        return parts
+    neutral = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+
+    def filled(x: Tensor, value: float, wide: bool) -> Tensor:
+        return torch.where(over_heads(mask, x.dim() - wide)[(..., *[None] * wide)], x, value)
+
+    return [
+        None if x is None else filled(x, value, i < 3) for i, (x, value) in enumerate(zip(parts, neutral, strict=True))
+    ]
 
 
 def _sizes(chunk_size: int | Sequence[int]) -> tuple[int, ...]:

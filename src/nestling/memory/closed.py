@@ -15,7 +15,7 @@ from nestling.memory import fused
 from nestling.memory.network import Network
 from nestling.memory.objective import Huber
 from nestling.ops import ScanState
-from nestling.ops.scan.chunk import Decay, chunk_step, fill, over_heads
+from nestling.ops.scan.chunk import Decay, chunk_step
 from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
@@ -33,14 +33,13 @@ def closed_form(
     state: MemoryState,
     mask: Tensor | None,
 ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
-    """One piece of a chunk, at most: the local backward pass at the chunk's start, then one scan a weight."""
+    """One piece of a chunk, at most: the local backward pass at the chunk's start, then one scan a weight.
+
+    Masked tokens are neutral already (`AssociativeMemory.forward`).
+    """
     network = memory.network
     assert isinstance(network, Network)
     alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
-    if mask is not None:  # a rate of 0 writes and erases nothing
-        alpha, eta = fill(alpha, mask, 1.0), fill(eta, mask, 0.0)
-        theta = None if theta is None else fill(theta, mask, 1.0)
-        q, k, v = tree_map(lambda x: torch.where(over_heads(mask, x.dim() - 1)[..., None], x, 0.0), (q, k, v))
     fresh = memory.at_start(state)
     if not memory.fused or k.shape[-2] > fused.LONGEST:
         return _scans(memory, q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)

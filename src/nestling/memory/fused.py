@@ -259,7 +259,6 @@ def _backward(
     by_up = _scan_backward(of_up, at_write_up, *rates)
     by_down = _scan_backward(of_down, at_write_down, *rates)
     at_a = at_a + by_down.x
-    at_held_up = at_held_down = None
     if not fresh:
         at_k, at_up = at_k + by_up.found @ up.mT, at_up + k.mT @ by_up.found
         at_a, at_down = at_a + by_down.found @ down.mT, at_down + a.mT @ by_down.found

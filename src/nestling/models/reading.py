@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from nestling.levels import FastWeights, effective, gather, initial
 from nestling.models.cache import HopeCache, Segment, Session
 from nestling.models.segment import learn_segment, run, weights_now
-from nestling.ops.ragged import Piece, join, pieces
+from nestling.ops.ragged import Piece, join, pieces, real_tokens
 
 if TYPE_CHECKING:
     from nestling.models.learning import LearningModel
@@ -97,7 +97,7 @@ def _read_on(
     logits, mixers = run(model, weights_now(model, cache.memory), tokens, session.mixers, lengths)
     segment = session.segment
     places = segment.count[:, None] + torch.arange(piece.width)
-    real = torch.arange(piece.width) < piece.count[:, None]
+    real = real_tokens(piece.count, piece.width)
     spare = segment.tokens.shape[1]  # one more column takes the padding
     places = torch.where(real, places, spare).to(tokens.device)
     kept = F.pad(segment.tokens, (0, 1)).scatter(1, places, tokens)[:, :-1]

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nestling.levels import FastWeights, effective, gather, step
+from nestling.ops.ragged import real_tokens
 from nestling.ops.recompute import recompute
 from nestling.ops.state import tree_map
 
@@ -60,7 +61,7 @@ def _learn(
     outer: str | None,
 ) -> Read:
     """`outer`: as the configuration's, or None where nothing outside asks for a gradient."""
-    mask = None if count is None else (torch.arange(tokens.shape[1]) < count[:, None]).to(tokens.device)
+    mask = None if count is None else real_tokens(count, tokens.shape[1], tokens.device)
     exact = outer == "second-order"
     with torch.enable_grad():  # the inner gradient is wanted where the caller asked for none, too
         weights = effective(memory, model.learnable_weights())

@@ -33,7 +33,7 @@ class Piece:
         """`[B, width]`, True where a token is real; None when all are."""
         if bool((self.count == self.width).all()):
             return None
-        return (torch.arange(self.width) < self.count[:, None]).to(device)
+        return real_tokens(self.count, self.width, device)
 
     def take(self, x: Tensor, dim: int = 1) -> Tensor:
         """The piece of `x`, whose tokens are along `dim`. Padding repeats a token of the same row."""
@@ -93,6 +93,11 @@ def join(parts: list[Tensor], cut: list[Piece], length: int, dim: int = 1) -> Te
         index = columns.view(-1, *[1] * (dim - 1), piece.width, *[1] * (part.dim() - dim - 1)).expand_as(part)
         whole = whole.scatter(dim, index, part)
     return whole.narrow(dim, 0, length)
+
+
+def real_tokens(lengths: Tensor, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """`[B, length]` bool, True at the first `lengths[b]` tokens of row b."""
+    return (torch.arange(length) < lengths[:, None]).to(device)
 
 
 def check_lengths(lengths: Tensor | None, batch: int, length: int) -> None:
