@@ -170,6 +170,16 @@ def test_levels_of_an_optimiser_move_the_model_itself(family, form):
     differ(dict(hope.inner.named_parameters()), dict(before.named_parameters()))
 
 
+def test_a_period_of_an_optimiser_may_be_longer_than_a_text():
+    """It gathers over many batches: a model's positions bound what is read at once, and no period of the parameter regime."""
+    hope = convert(decoder("llama"), [Level(1000, lr=0.1)], learning="parameter")
+    ids, optimizer = tokens(4, 50), hope.level_optimizer()
+    for _ in range(5):
+        hope(ids, labels=ids).loss.backward()
+        optimizer.step(ids.numel())
+    assert optimizer.state[0].updates.tolist() == [1]
+
+
 def test_an_encoder_learns_with_an_optimiser():
     """Labels of any kind: a few steps of its levels lower a loss on its embeddings."""
     hope, ids = convert(encoder(), [Level(42, lr=0.2)]), tokens(2, L)

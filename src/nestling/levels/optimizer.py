@@ -96,6 +96,10 @@ class LevelOptimizer:
         self.state = with_tensors(self.state, {name: tensor.clone() for name, tensor in tensors.items()})
 
     def _gradient(self, name: str) -> Tensor:
+        if not self.weights[name].requires_grad:
+            raise ValueError(
+                f"{name} is frozen, as adapters leave what is under them; call requires_grad_() on what levels move"
+            )
         gradient = self.weights[name].grad
         if gradient is None:
             raise ValueError(f"{name} has no gradient; call backward() before step()")

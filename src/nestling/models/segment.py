@@ -66,8 +66,10 @@ def _learn(
     with torch.enable_grad():  # the inner gradient is wanted where the caller asked for none, too
         weights = effective(memory, model.learnable_weights())
         if outer in (None, "none"):
-            weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
+            weights = {name: w.detach() for name, w in weights.items()}
             mixers = mixers if outer else tree_map(Tensor.detach, mixers)
+        # what the outer gradient does not reach, as weights under an adapter, has an inner gradient all the same
+        weights = {name: w if w.requires_grad else w.requires_grad_() for name, w in weights.items()}
         with model.watch(mask) as seen:
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)

@@ -39,12 +39,17 @@ def convert(
     outer_gradient: as in `nestling.HopeConfig`.
 
     Raises:
-        ValueError: a model without recognisable MLPs (the message lists what it has), a quantised one, or a choice that
-            does not fit; the model is as it was.
+        ValueError: no model of transformers, one without recognisable MLPs (the message lists what it has), a quantised one,
+            or a choice that does not fit; the model is as it was.
     """
     if isinstance(model, LearningModel | Converted):
         raise ValueError(
             f"{type(model).__name__} has levels already; `merge()` gives a converted model's original back"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"{type(model).__name__} is no PreTrainedModel of transformers; convert the one inside of it, of a model of peft "
+            "get_base_model(), which keeps its adapters"
         )
     found = as_levels(levels)
     if not found:
@@ -54,6 +59,7 @@ def convert(
         raise ValueError(
             f"{type(model).__name__} predicts no next token, which learning='context' learns from; use learning='parameter'"
         )
+    learning = learning or ("context" if speaks else "parameter")
     settings: dict[str, Any] = {
         "text_config": model.config,
         "attn_implementation": model.config._attn_implementation,  # left out, the original would lose its own
@@ -61,9 +67,9 @@ def convert(
         "levels": found,
         "assign": assign,
         "form": form,
-        "learning": learning or ("context" if speaks else "parameter"),
+        "learning": learning,
         "outer_gradient": outer_gradient,
-        "window": _window(window, model, found[0].period) if speaks else None,
+        "window": _window(window, model, found[0].period if learning == "context" else 1) if speaks else None,
     }
     kind = ConvertedForCausalLM if speaks else ConvertedModel
     return kind(ConvertedConfig(**settings), model).train(model.training)

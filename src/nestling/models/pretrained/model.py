@@ -17,7 +17,7 @@ from nestling.models.pretrained import past as attention
 from nestling.models.pretrained.config import ConvertedConfig
 from nestling.models.pretrained.forms import shape
 from nestling.models.pretrained.merge import merge
-from nestling.models.pretrained.structure import matrix
+from nestling.models.pretrained.structure import adapted, matrix
 from nestling.models.pretrained.weights import in_place
 from nestling.ops.ragged import join, pieces
 
@@ -61,7 +61,21 @@ class Converted(PreTrainedModel):
                     f"{turned[0]} is stored as [in, out], and rule={level.rule!r} takes [out, in] here; use "
                     "GradientDescent(), or learning='context'"
                 )
-        return LevelOptimizer(self.inner, self.levels, self.moves)
+        now = {module: f"{name}.weight" for name, module in self.inner.named_modules()}  # an adapter gives other names
+        return LevelOptimizer(self.inner, self.levels, [[now[self.maps[n]] for n in names] for names in self.moves])
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As transformers' models are saved.
+
+        Raises:
+            ValueError: a package of adapters has wrapped maps, under names that loading would not find again.
+        """
+        if (wrapped := adapted(self)) and not self._hf_peft_config_loaded:
+            raise ValueError(
+                f"{wrapped[0]} holds an adapter, which is not part of the model: save the adapter by its own package, or fold it "
+                "in first (in peft, save_pretrained() or merge_and_unload() of the PeftModel)"
+            )
+        super().save_pretrained(save_directory, **kwargs)
 
     def merge(self, memory: FastWeights | None = None) -> PreTrainedModel:
         """The original model with what was learnt folded into its weights: see `nestling.models.pretrained.merge`."""

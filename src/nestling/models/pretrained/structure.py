@@ -90,9 +90,20 @@ def _lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     return sorted(found, key=lambda item: -sum(p.numel() for p in item[1].parameters()))
 
 
+def adapted(model: nn.Module) -> list[str]:
+    """The names of what a package of adapters put around maps: each has the map as its `base_layer`, others beside it."""
+    return [name for name, module in model.named_modules() if "base_layer" in dict(module.named_children())]
+
+
+def _own(name: str, around: list[str]) -> bool:
+    """Whether a module is the model's own, and none of an adapter's."""
+    return all(name.startswith(f"{a}.base_layer") for a in around if name.startswith(f"{a}."))
+
+
 def _block(name: str, block: nn.Module, width: int) -> Block | None:
     """What a block consists of, or None where it has no MLP, or several."""
-    linear = {n: m for n, m in block.named_modules() if isinstance(m, LINEAR)}
+    around = adapted(block)
+    linear = {n: m for n, m in block.named_modules() if isinstance(m, LINEAR) and _own(n, around)}
     mixing = [n for n, m in block.named_modules() if n and _asks_for_a_mask(m)]
     alone = {n: matrix(m).shape for n, m in linear.items() if not any(f"{n}.".startswith(f"{a}.") for a in mixing)}
     to_width = {n: shape[1] for n, shape in alone.items() if shape[0] == width}
