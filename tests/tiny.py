@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nestling.levels import Level, StepOf
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.models import ConvertedForCausalLM, HopeCache, HopeConfig, HopeForCausalLM, LearningModel, convert
 from tests.families import decoder
 
@@ -59,6 +59,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ],
         "level_variant": "superposed",
     },
+    "hope-delta": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [FAST, Level(2 * PERIOD, lr=0.5, rule=DeltaGradientDescent(), reset=0.9)],
+        "level_variant": "sequential",
+    },
     "hope-low-rank": {
         "mixer": "attention",
         "sliding_window": 10,
@@ -77,6 +84,9 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "gpt-neox": {"form": "chain"},
     "phi": {"form": "dealt"},
     "qwen2": {"levels": [replace(FAST, rank=3, reset="context"), replace(SLOW, rank=5)]},
+    "olmo": {
+        "levels": [replace(FAST, rule=DeltaGradientDescent()), Level(2 * PERIOD, lr=0.5, rule=DeltaGradientDescent())]
+    },
 }
 CHOICES = ("levels", "assign", "form", "learning", "window", "outer_gradient")
 READERS, LEARNERS = [*SETTINGS, *CONVERTED], [*LEARNING, *CONVERTED]  # what is tested as a stream, by name

@@ -52,7 +52,7 @@ class LevelSettings:
     Args:
         period: tokens between two updates.
         lr: step on the mean gradient of a period.
-        rule: GradientDescent, RetainSeen, or the step of an optimiser,
+        rule: GradientDescent, DeltaGradientDescent, RetainSeen, or the step of an optimiser,
             {"name": "StepOf", "optimizer": "M3", "momentum": 0.9}.
         damping: of RetainSeen.
         forgetting: of RetainSeen.

@@ -19,7 +19,7 @@ from tests.tiny import knowledge, model
 
 PROSE = "It was the best of times, it was the worst of times."
 CODE = "def read(path):\n    with open(path) as file:\n        return file\n"
-NAMES = ("hope", "hope-attention", "hope-optimised")
+NAMES = ("hope", "hope-attention", "hope-optimised", "hope-delta")
 
 OTHER_PROCESS = """
 import json, sys, torch

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nestling.levels import Level, LevelOptimizer
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.models import HopeCache
 from nestling.ops.state import named_tensors, with_tensors
 from tests.helpers import cuts
@@ -22,8 +22,9 @@ periods = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 3)).map
 
 
 def levels_of(given):
-    """A plain, a retaining and a decaying level of these periods."""
-    kinds = [Level(1, lr=0.05), Level(1, lr=0.05, rule=RetainSeen(0.1)), Level(1, lr=0.02, reset=0.9)]
+    """A plain, a retaining, and a decaying and erasing level of these periods."""
+    erasing = Level(1, lr=0.02, rule=DeltaGradientDescent(), reset=0.9)
+    kinds = [Level(1, lr=0.05), Level(1, lr=0.05, rule=RetainSeen(0.1)), erasing]
     return [replace(level, period=period) for level, period in zip(kinds, given, strict=True)]
 
 

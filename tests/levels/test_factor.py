@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nestling.continual import Learner
 from nestling.levels import Level, LevelOptimizer, StepOf, asked, effective, gather, initial, step
 from nestling.levels.factor import factor
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.models import HopeCache, convert
 from nestling.settings import two_levels
 from nestling.train import byte_tokenizer
@@ -29,6 +29,14 @@ LEVELS = {
         Level(2 * P, lr=0.4, rank=7, rule=RetainSeen(0.1)),
     ],
     "beside a full one": [Level(P, lr=0.1), Level(2 * P, lr=0.4, rank=7, rule=RetainSeen(0.1))],
+    "erasing": [
+        Level(P, lr=0.3, rank=3, rule=DeltaGradientDescent()),
+        Level(2 * P, lr=0.4, rank=7, rule=DeltaGradientDescent(), reset=0.9),
+    ],
+    "erasing and retaining": [
+        Level(P, lr=0.3, rank=7, rule=DeltaGradientDescent()),
+        Level(2 * P, lr=0.4, rank=3, rule=RetainSeen(0.1, 0.7)),
+    ],
     "optimised": [Level(P, lr=0.1, rank=4, rule=StepOf("M3", periods=(2,)))],
 }
 

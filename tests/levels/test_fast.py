@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nestling.levels import Level, StepOf, effective, end_context, gather, initial, second_moments, step
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.optim.generalised_momentum import Rows
 from nestling.optim.preconditioned_momentum import Kronecker
 from tests.helpers import close, differ, named, randn, row, same
@@ -50,13 +50,14 @@ def by_hand(problem, b):
     differences = [torch.zeros(OUT, IN, dtype=torch.float64) for _ in levels]
     slopes, clocks = [0.0] * len(levels), [0] * len(levels)
     seen, count = [torch.zeros(IN, IN, dtype=torch.float64) for _ in levels], [0.0] * len(levels)
+    inputs = [0.0] * len(levels)  # of the period
     for x, y in zip(problem.x[:, b], problem.y[:, b], strict=True):
         weight = problem.start + sum(differences)
         slope = sum(torch.outer(weight @ x_t - y_t, x_t) for x_t, y_t in zip(x, y, strict=True))
         moment = sum(torch.outer(x_t, x_t) for x_t in x)
         for i, level in enumerate(levels):
             slopes[i], clocks[i] = slopes[i] + slope, clocks[i] + len(x)
-            seen[i], count[i] = seen[i] + moment, count[i] + len(x)
+            seen[i], count[i], inputs[i] = seen[i] + moment, count[i] + len(x), inputs[i] + moment
             if clocks[i] < level.period:
                 continue
             mean = slopes[i] / clocks[i]
@@ -67,9 +68,12 @@ def by_hand(problem, b):
                 unit = unit / unit.diagonal().mean()
                 mean = level.rule.damping * mean @ torch.linalg.inv(unit + level.rule.damping * torch.eye(IN))
                 seen[i], count[i] = level.rule.forgetting * seen[i], level.rule.forgetting * count[i]
+            if isinstance(level.rule, DeltaGradientDescent):
+                period = inputs[i] / clocks[i]
+                mean = (mean + differences[i] @ period) @ torch.linalg.inv(torch.eye(IN) + level.lr * period)
             keep = level.reset if isinstance(level.reset, float) else 1.0
             differences[i] = keep * differences[i] - level.lr * mean
-            slopes[i], clocks[i] = 0.0, 0
+            slopes[i], clocks[i], inputs[i] = 0.0, 0, 0.0
     return differences
 
 
@@ -87,6 +91,9 @@ LEVELS = {
     "plain and retaining": [PLAIN, SLOW],
     "decaying and retaining": [Level(P, lr=0.05, reset=0.9), SLOW],
     "clipped": [Level(P, lr=0.05, clip=1.0), Level(3 * P, lr=0.5, rule=RetainSeen(0.1), clip=0.5)],
+    "erasing": [Level(P, lr=0.3, rule=DeltaGradientDescent())],
+    "plain and erasing": [PLAIN, Level(3 * P, lr=0.8, rule=DeltaGradientDescent(), clip=0.5, reset=0.9)],
+    "erasing and retaining": [Level(P, lr=0.3, rule=DeltaGradientDescent()), SLOW],
     "of one period": [PLAIN, Level(P, lr=0.1, rule=RetainSeen(1.0, 0.5))],
 }
 ALL = {**LEVELS, **OPTIMISED}

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.levels import Level, as_levels
-from nestling.memory import DeltaGradientDescent, GradientDescent, RetainSeen
+from nestling.memory import L2, DeltaGradientDescent, GradientDescent, RetainSeen
 
 positive = st.floats(1e-6, 1e6)
 rules = st.one_of(
     st.just(GradientDescent()),
+    st.builds(DeltaGradientDescent, st.booleans()),
     st.builds(RetainSeen, positive, st.floats(0, 1, exclude_min=True, allow_subnormal=False)),
 )
 resets = st.one_of(st.none(), st.just("context"), st.floats(0, 1, exclude_min=True, exclude_max=True))
@@ -37,9 +38,10 @@ BAD = {
     "period": ({"period": 0}, "period=0"),
     "rate": ({"lr": -0.1}, "lr=-0.1"),
     "no rate": ({"lr": float("nan")}, "lr=nan"),
-    "rule": ({"rule": DeltaGradientDescent()}, "DeltaGradientDescent.*GradientDescent or RetainSeen"),
+    "rule": ({"rule": L2()}, "L2.*GradientDescent or DeltaGradientDescent or RetainSeen"),
     "rule as a word": ({"rule": "sgd"}, "rule='sgd'"),
     "momentum": ({"rule": GradientDescent(momentum=True)}, "momentum"),
+    "momentum of an erasing rule": ({"rule": DeltaGradientDescent(momentum=True)}, "leave out the momentum"),
     "reset": ({"reset": "always"}, "reset='always'.*'context'"),
     "decay of one": ({"reset": 1.0}, r"reset=1\.0"),
     "clip": ({"clip": 0.0}, r"clip=0\.0"),

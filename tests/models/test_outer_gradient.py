@@ -21,6 +21,7 @@ MODELS = {
     "hope-sequential": {},
     "hope-attention": {},
     "hope-low-rank": {},
+    "hope-delta": {},
     "hope-nested": {},
     "hope-independent": {},
     "gpt2": {"window": 30},

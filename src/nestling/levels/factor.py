@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from nestling.levels.level import Level
-from nestling.memory import RetainSeen
 
 
 def factor(name: str, rank: int, weight: Tensor) -> Tensor:
@@ -48,10 +47,10 @@ def projected(name: str, gradient: Tensor, rank: int) -> Tensor:
 
 
 def asked(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """By name the weights whose inputs some level retains, with the `A` of the inputs `A x` that it asks for, or None for `x`.
+    """By name the weights whose inputs some level's rule asks for, with the `A` of the inputs `A x` it wants, or None for `x`.
 
     Raises:
-        ValueError: a rank that is no less than a weight's width; or one weight's inputs retained both with a rank and without.
+        ValueError: a rank that is no less than a weight's width; or one weight's inputs asked for with a rank and without.
     """
     ranks: dict[str, list[int]] = {}
     for level, names in zip(levels, moves, strict=True):
@@ -61,7 +60,7 @@ def asked(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Ten
                 raise ValueError(
                     f"rank={level.rank} saves nothing on {name}, whose width is {width}; give a smaller one"
                 )
-            if isinstance(level.rule, RetainSeen):
+            if level.sees:
                 ranks.setdefault(name, []).append(level.rank or width)
     return {name: _largest(name, found, weights[name]) for name, found in sorted(ranks.items())}
 
@@ -72,6 +71,7 @@ def _largest(name: str, ranks: list[int], weight: Tensor) -> Tensor | None:
         return factor(name, max(ranks), weight)
     if min(ranks) < width:
         raise ValueError(
-            f"two levels retain what {name} has seen, one with rank={min(ranks)} and one without; give both a rank, or neither"
+            f"the rules of two levels ask for the inputs of {name}, one with rank={min(ranks)} and one without; give both a rank, "
+            "or neither"
         )
     return None

@@ -16,8 +16,9 @@ from torch import Tensor
 from nestling.levels.factor import asked, expanded
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.ops import State
+from nestling.ops.state import tree_map, where_rows
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,22 @@ class Difference(State):
     gradient: `[B, out, in]`, the sum over the tokens since the last update.
     seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not ask for it.
     memory: `[B, ..]` by name, what an optimiser as the rule remembers; empty for other rules.
+    moment: `[B, in, in]`, the sum of `x x^T` over the tokens of `gradient`, or None where the rule does not erase.
     """
 
     value: Tensor
     gradient: Tensor
     seen: Tensor | None
     memory: Memory
+    moment: Tensor | None = None
+
+    def emptied(self, rows: Tensor | None = None) -> Difference:
+        """Nothing gathered for the next update, in `rows [B]` or in all."""
+
+        def empty(x: Tensor) -> Tensor:
+            return torch.zeros_like(x) if rows is None else where_rows(~rows, x)
+
+        return replace(self, gradient=empty(self.gradient), moment=tree_map(empty, self.moment))
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,9 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
         seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen) else None
+        moment = zeros(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
         value = zeros(rows, columns)
-        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value))
+        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value), moment)
     clock, steps, size = zeros().double(), zeros().long(), zeros()
     return LevelState(differences, clock, clock, steps, steps, size, size, zeros().bool())
 
@@ -106,7 +118,7 @@ def at_rest(level: Level, state: LevelState) -> LevelState:
     """The level back at its initial state, with nothing gathered. Its counters, and what it has seen, stay."""
     zeros = torch.zeros_like
     weights = {
-        name: replace(d, value=zeros(d.value), gradient=zeros(d.gradient), memory=_new_memory(level, d.value))
+        name: replace(d.emptied(), value=zeros(d.value), memory=_new_memory(level, d.value))
         for name, d in state.weights.items()
     }
     return replace(state, weights=weights, gathered=zeros(state.gathered))

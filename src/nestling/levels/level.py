@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestling.levels.step_of import StepOf
-from nestling.memory import GradientDescent, RetainSeen
+from nestling.memory import DeltaGradientDescent, GradientDescent, RetainSeen
 
-RULES = {"GradientDescent": GradientDescent, "RetainSeen": RetainSeen, "StepOf": StepOf}
+RULES = {
+    "GradientDescent": GradientDescent,
+    "DeltaGradientDescent": DeltaGradientDescent,
+    "RetainSeen": RetainSeen,
+    "StepOf": StepOf,
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,11 @@ class Level:
 
     period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
     lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
-    rule: `GradientDescent()`, `RetainSeen(damping, forgetting)`, or `StepOf(optimizer, ..)`, the step of an optimiser.
+    rule: `GradientDescent()`, `DeltaGradientDescent()`, `RetainSeen(damping, forgetting)`, or `StepOf(optimizer, ..)`, the step
+        of an optimiser. `DeltaGradientDescent` (Eq. 57) erases what the level holds along the inputs of its period. While a
+        text is read a level holds its difference `D`, in a chain, where it alone moves a weight, as in a superposition: `W_0` is
+        its initial state, to which erasing leads back as resets and decays do, and the shares of other levels are theirs. In
+        the parameter regime it holds the weight, and erases it as a whole, as the paper prints it.
     reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; "slower" when the period of
         the next slower level ends; a number in (0, 1) is a decay towards the initial state at every update.
     clip: norm, over all the level's weights, above which the mean gradient is scaled down; None never does. Where a
@@ -31,7 +40,7 @@ class Level:
 
     period: int
     lr: float = 0.0
-    rule: GradientDescent | RetainSeen | StepOf = GradientDescent()  # noqa: RUF009 - frozen
+    rule: GradientDescent | DeltaGradientDescent | RetainSeen | StepOf = GradientDescent()  # noqa: RUF009 - frozen
     reset: str | float | None = None
     clip: float | None = None
     rank: int | None = None
@@ -44,7 +53,7 @@ class Level:
         if not isinstance(self.rule, tuple(RULES.values())):
             raise ValueError(f"rule={self.rule!r} does not move a level; choose {' or '.join(RULES)}")
         if getattr(self.rule, "momentum", False):
-            raise ValueError(f"rule={self.rule!r}: a level takes plain steps; use GradientDescent() without momentum")
+            raise ValueError(f"rule={self.rule!r}: a level takes plain steps; leave out the momentum, or use StepOf")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip} must be above 0, or None")
         if self.rank is not None and self.rank < 1:
@@ -54,6 +63,11 @@ class Level:
             raise ValueError(
                 f"reset={self.reset!r} is unknown; choose None, 'context', 'slower' or a decay between 0 and 1"
             )
+
+    @property
+    def sees(self) -> bool:
+        """Whether its rule asks for what goes into the weights that it moves, and not for gradients alone."""
+        return isinstance(self.rule, DeltaGradientDescent | RetainSeen)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a configuration file."""

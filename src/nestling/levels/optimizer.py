@@ -12,7 +12,7 @@ from nestling.levels.fast import LevelState, initial
 from nestling.levels.level import Level
 from nestling.levels.seen import second_moments
 from nestling.levels.update import gather, step
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent
 from nestling.ops.state import named_tensors, with_tensors
 
 
@@ -21,7 +21,7 @@ class LevelOptimizer:
 
     Usage, beside an ordinary optimiser for the weights that no level moves:
 
-        with optimizer.watch():            # sees the inputs that `RetainSeen` asks for
+        with optimizer.watch():            # sees the inputs that `RetainSeen` and `DeltaGradientDescent` ask for
             loss = model(...).loss
         loss.backward()
         optimizer.step(tokens)             # tokens this backward pass was the mean over
@@ -46,7 +46,7 @@ class LevelOptimizer:
         self.module, self.levels = module, levels
         self.weights: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.state = initial(levels, moves, self.weights, batch=1)
-        asking = [names for level, names in zip(levels, moves, strict=True) if isinstance(level.rule, RetainSeen)]
+        asking = [names for level, names in zip(levels, moves, strict=True) if level.sees]
         watched = sorted({name for names in asking for name in names})
         self.watched = {name: module.get_submodule(name.removesuffix(".weight")) for name in watched}
         self.seen: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ class LevelOptimizer:
         return {name for level in self.state for name in level.weights}
 
     def watch(self) -> _Watch:
-        """A context in which a forward pass shows its inputs to the levels that retain what was seen."""
+        """A context in which a forward pass shows its inputs to the levels whose rules ask for them."""
         return _Watch(self)
 
     @torch.no_grad()
@@ -69,9 +69,10 @@ class LevelOptimizer:
             )
         count = torch.tensor([float(tokens)], dtype=torch.float64)
         gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
-        before = gather(self.state, gradients, self.seen, count, count if self.seen else torch.zeros(1))
+        held = tuple(self._hold(*one) for one in zip(self.levels, self.state, strict=True))
+        before = gather(held, gradients, self.seen, count, count if self.seen else torch.zeros(1))
         after = step(self.levels, before)
-        self.state = tuple(self._fold(state) for state in after)
+        self.state = tuple(self._fold(*one) for one in zip(before, after, strict=True))
         self.seen = {}
         for name in self.moved:
             self.weights[name].grad = None
@@ -105,13 +106,21 @@ class LevelOptimizer:
             raise ValueError(f"{name} has no gradient; call backward() before step()")
         return gradient
 
-    def _fold(self, state: LevelState) -> LevelState:
-        """Add a level's difference to the weight itself, and start again from zero."""
+    def _hold(self, level: Level, state: LevelState) -> LevelState:
+        """What a level holds is the weight itself; rules that do not erase need not know."""
+        if not isinstance(level.rule, DeltaGradientDescent):
+            return state
+        held = {name: self.weights[name][None].to(d.value, copy=True) for name, d in state.weights.items()}
+        return replace(state, weights={name: replace(d, value=held[name]) for name, d in state.weights.items()})
+
+    def _fold(self, before: LevelState, after: LevelState) -> LevelState:
+        """Add to the weights what a level has moved, and start again from zero."""
         folded = {}
-        for name, difference in state.weights.items():
-            self.weights[name].add_(difference.value[0].to(self.weights[name].dtype))
-            folded[name] = replace(difference, value=torch.zeros_like(difference.value))
-        return replace(state, weights=folded)
+        for name, d in after.weights.items():
+            moved = (d.value - before.weights[name].value)[0]
+            self.weights[name].add_(moved.to(self.weights[name].dtype))
+            folded[name] = replace(d, value=torch.zeros_like(d.value))
+        return replace(after, weights=folded)
 
 
 class _Watch:

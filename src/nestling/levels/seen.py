@@ -1,4 +1,4 @@
-"""The inputs of linear maps, as the levels that retain what was seen ask for them."""
+"""The inputs of linear maps, as the rules of some levels ask for them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from nestling.levels.factor import projected
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
-from nestling.memory import RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainSeen
 from nestling.ops.state import where_rows
 
 
@@ -35,14 +35,16 @@ def gather(
     sound = bool(finite.all())
 
     def add(name: str, d: Difference) -> Difference:
-        rank, gradient = d.value.shape[-1], d.gradient
+        rank = d.value.shape[-1]
         if gradients is not None:
-            gradient = gradient + projected(name, gradients[name].to(gradient.dtype), rank)
+            d = replace(d, gradient=d.gradient + projected(name, gradients[name].to(d.gradient.dtype), rank))
+            if d.moment is not None:
+                d = replace(d, moment=d.moment + seen[name][:, :rank, :rank].to(d.moment.dtype))
         if d.seen is None:
-            return replace(d, gradient=gradient)
+            return d
         new = seen[name][:, :rank, :rank]
         new = new if sound else where_rows(finite, new)  # what is not finite would be remembered for ever
-        return replace(d, gradient=gradient, seen=d.seen + new.to(d.seen.dtype))
+        return replace(d, seen=d.seen + new.to(d.seen.dtype))
 
     def gathered(level: LevelState) -> LevelState:
         more = replace(
@@ -71,7 +73,7 @@ def step(levels: list[Level], fast: FastWeights) -> FastWeights:
 
 def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
     """A step in the rows `due [B]`."""
-    means = _means(state)
+    means = {name: _mean(d.gradient, state) for name, d in state.weights.items()}
     moves, memories = _directions(level, state, due, _clipped(level, means))
     keep = level.reset if isinstance(level.reset, float) else 1.0
     moved = {name: keep * d.value - level.lr * moves[name] for name, d in state.weights.items()}
@@ -82,7 +84,7 @@ def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
     forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
     weights, every = {}, bool(taken.all())
     for name, d in state.weights.items():
-        d = replace(d, gradient=torch.zeros_like(d.gradient) if every else where_rows(~due, d.gradient))
+        d = d.emptied(None if every else due)
         seen = d.seen if d.seen is None or forget == 1.0 else forget * d.seen
         after = replace(d, value=moved[name], seen=seen, memory=memories[name])
         weights[name] = after if every else after.where(taken, d)
@@ -98,10 +100,9 @@ def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
     )
 
 
-def _means(state: LevelState) -> dict[str, Tensor]:
-    """The mean gradient of the tokens since the last update."""
-    tokens = state.gathered.clamp_min(1.0)
-    return {name: d.gradient / tokens.to(d.gradient.dtype)[:, None, None] for name, d in state.weights.items()}
+def _mean(total: Tensor, state: LevelState) -> Tensor:
+    """Over the tokens since the last update, of a sum `[B, .., ..]` over them."""
+    return total / state.gathered.clamp_min(1.0).to(total.dtype)[:, None, None]
 
 
 def _clipped(level: Level, means: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,6 +125,9 @@ def _directions(
         slopes = {name: where_rows(sound, mean) for name, mean in means.items()}
         moves, memories = level.rule.directions(values, slopes, memories)
         return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, memories
+    if isinstance(level.rule, DeltaGradientDescent):
+        moments = {name: _mean(d.moment, state) for name, d in state.weights.items() if d.moment is not None}
+        return {n: level.rule.direction(means[n], values[n], c, level.lr) for n, c in moments.items()}, memories
     if isinstance(level.rule, RetainSeen):
         seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
         means = {name: level.rule.direction(means[name], x, state.count.to(x.dtype)) for name, x in seen.items()}

@@ -43,6 +43,8 @@ class DeltaGradientDescent:
     exact: the proximal step `beta = eta / (1 + eta |x|^2)` (Eq. 56 solved without approximation, Appendix C), whose
         erasure is a contraction for every `eta >= 0`. False is the printed form, `beta = eta`, which is not.
     momentum: a running mean of the writes, as of `GradientDescent`; the erasure acts at once.
+
+    It is a rule of memories, written token by token, and of levels (`nestling.Level`), which move once for many tokens.
     """
 
     exact: bool = True
@@ -51,6 +53,25 @@ class DeltaGradientDescent:
     def factors(self, eta: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor]:
         step = eta / (1 + eta * x.square().sum(-1)) if self.exact else eta.expand(x.shape[:-1])
         return step, step
+
+    def direction(self, gradient: Tensor, weight: Tensor, moment: Tensor, rate: float) -> Tensor:
+        """`(G + W C) (I + rate C)^-1`, the step of many tokens at once before `-rate`, `[.., out, in]`.
+
+        gradient: `G`, the mean of `u x^T [.., out, in]`. weight: `W [.., out, in]`. moment: `C`, the mean of `x x^T [.., in, in]`.
+
+        Eq. 56 with the mean of the tokens' objectives is quadratic, and the tokens are in it by `G` and `C` alone:
+
+            argmin_V  E[1/2 |V x + u|^2] + 1/(2 rate) |V - W|^2  =  (W - rate G) (I + rate C)^-1
+
+        For one token it is Eq. 57. The erasure, `(I + rate C)^-1`, is a contraction for every `rate >= 0`. (The average of the
+        tokens' own steps, which `nestling.optim.DGD` takes, is another step beyond first order in the rate.) With
+        `exact=False` it is `G + W C`, the mean of the printed steps, which expands where `rate C` has an eigenvalue above 2.
+        """
+        slope = gradient + weight @ moment
+        if not self.exact:
+            return slope
+        system = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device) + rate * moment
+        return torch.linalg.solve_ex(system, slope.mT)[0].mT  # no check: what is not finite is refused later
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def check_outer_gradient(outer: str, levels: list[Level]) -> None:
     if outer == "second-order" and stepping:
         raise ValueError(
             f"outer_gradient='second-order' does not go through the step of an optimiser, rule={stepping[0]!r}; use "
-            "GradientDescent() or RetainSeen(), or outer_gradient='first-order'"
+            "one of the other rules, or outer_gradient='first-order'"
         )
 
 

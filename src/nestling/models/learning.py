@@ -36,7 +36,7 @@ class LearningModel(PreTrainedModel, GenerationMixin):
         raise NotImplementedError
 
     def watch(self, mask: Tensor | None) -> AbstractContextManager[dict[str, Tensor]]:
-        """While open, what levels that retain ask for is gathered: `nestling.levels.second_moments`, by weight name."""
+        """While open, what the rules of levels ask for is gathered: `nestling.levels.second_moments`, by weight name."""
         factors = asked(self.levels, self.moves, self.learnable_weights())
         return second_moments({name: self.module_of(name) for name in factors}, mask, factors)
 
