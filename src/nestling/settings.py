@@ -101,7 +101,7 @@ class ModelSettings:
         sliding_window: tokens that attention sees; none sees all.
         levels: from fast to slow.
         level_variant: superposed, sequential, nested or independent.
-        learnt: all, blocks or mlp.
+        learnt: all, blocks, mlp, last_quarter, or block numbers.
     """
 
     mixer: str = "self_modifying_titans"
@@ -114,7 +114,7 @@ class ModelSettings:
     sliding_window: int | None = None
     levels: list[LevelSettings] = field(default_factory=two_levels)
     level_variant: str = "superposed"
-    learnt: str = "all"
+    learnt: str | list[int] = "all"
 
     def to_dict(self) -> dict[str, Any]:
         """Arguments of `nestling.HopeConfig`."""

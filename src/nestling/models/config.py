@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -23,8 +24,23 @@ OF_SOME = {  # settings that mean nothing to other mixers
 LEARNING = ("context", "parameter", "off")
 RETENTIONS = (None, "zero", "initial")
 QUERIES = (None, "static", "memory")
-LEARNT = ("mlp", "blocks", "all")
+LEARNT = ("mlp", "last_quarter", "blocks", "all")
 OUTER = ("second-order", "first-order", "none")
+
+
+def block_numbers(which: str | Sequence[Any], count: int) -> list[int]:
+    """Which of `count` blocks: "last_quarter", the numbers given, from the end where negative, or by any other word all of them.
+
+    Raises:
+        ValueError: no such block, or none at all.
+    """
+    blocks = range(count)
+    if isinstance(which, str):
+        return list(blocks[-max(1, count // 4) :] if which == "last_quarter" else blocks)
+    if not which or (unknown := [number for number in which if number not in range(-count, count)]):
+        given = "no block" if not which else f"block {', '.join(map(str, unknown))}"
+        raise ValueError(f"{given} was chosen; the model has blocks 0 to {count - 1}")
+    return list(dict.fromkeys(blocks[number] for number in which))
 
 
 def check_outer_gradient(outer: str, levels: list[Level]) -> None:
@@ -51,8 +67,10 @@ class HopeConfig(PreTrainedConfig):
         `nestling.levels.LevelOptimizer`; "off" - nothing moves.
     outer_gradient: what training through a reading that learns sees of the inner updates: "first-order", "second-order" or
         "none"; see `nestling.models.segment`. It changes no output.
-    learnt: which weights superposed levels move: "mlp", the continuum memory's; "blocks", every linear map of a block; or
-        "all", the output head too (where it is tied to the embedding, only its work as a head changes).
+    learnt: which weights levels move: "mlp", the continuum memory's in every block; "last_quarter", in the last quarter of the
+        blocks; or a list of block numbers, from the end where negative: the other blocks have a plain MLP. Superposed levels
+        also "blocks", every linear map of a block; or "all", the output head too (where it is tied to the embedding, only
+        its work as a head changes).
     intermediate_size: hidden width of the MLP (over its whole chain); None is 8/3 of hidden_size, rounded to 8 a part.
     sliding_window: how many tokens attention sees, itself included; None is all.
     memory_hidden: hidden width of each memory of self-modifying Titans, per head; None is the head width.
@@ -80,7 +98,7 @@ class HopeConfig(PreTrainedConfig):
     level_variant: str = "sequential"
     learning: str = "context"
     outer_gradient: str = "first-order"
-    learnt: str = "mlp"
+    learnt: str | list | tuple = "mlp"
     sliding_window: int | None = None
     rope_theta: float = 10_000.0
     memory_hidden: int | None = None
@@ -126,12 +144,15 @@ class HopeConfig(PreTrainedConfig):
         for name, allowed in (
             ("mixer", MIXERS),
             ("learning", LEARNING),
-            ("learnt", LEARNT),
             ("memory_retention", RETENTIONS),
             ("memory_query", QUERIES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {' or '.join(map(repr, allowed))}")
+        if isinstance(self.learnt, str) and self.learnt not in LEARNT:
+            allowed = ", ".join(map(repr, LEARNT))
+            raise ValueError(f"learnt={self.learnt!r} is unknown; choose {allowed}, or block numbers")
+        self.learning_blocks()
         check_outer_gradient(self.outer_gradient, self.level_objects())
         if self.hidden_size % self.num_attention_heads:
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
@@ -139,12 +160,16 @@ class HopeConfig(PreTrainedConfig):
         for name, mixers in OF_SOME.items():
             if self.mixer not in mixers and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} means nothing to mixer={self.mixer!r}; leave it out")
-        if self.learnt != "mlp" and self.levels and self.level_variant != "superposed":
+        if self.learnt in ("blocks", "all") and self.levels and self.level_variant != "superposed":
             raise ValueError(
                 f"learnt={self.learnt!r} moves weights outside the chain of MLPs; it needs level_variant='superposed'"
             )
         if self.learnt == "all" and self.levels and self.learning == "parameter":
             raise ValueError("learnt='all' needs learning='context'; an optimiser's levels take 'blocks' or 'mlp'")
+
+    def learning_blocks(self) -> list[int]:
+        """The numbers of the blocks whose weights levels move."""
+        return block_numbers(self.learnt, self.num_hidden_layers)
 
     def level_objects(self) -> list[Level]:
         """The levels as `nestling.Level`s; those of the nested variant reset with each other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,18 +60,24 @@ def make_mixer(config: HopeConfig) -> Attention | LinearMemory | SelfModifyingTi
     )
 
 
+def make_memory(config: HopeConfig, learns: bool) -> ContinuumMemory:
+    """The MLPs of a block; of one that does not learn, a plain MLP."""
+    if not learns:
+        return ContinuumMemory(config.hidden_size, hidden=config.intermediate_size)
+    return ContinuumMemory(config.hidden_size, config.level_objects(), config.level_variant, config.intermediate_size)
+
+
 class Stack(nn.Module):
     """The blocks and the last norm: everything between embedding and logits. `x, states = stack(x, states, lengths)`."""
 
     def __init__(self, config: HopeConfig) -> None:
         super().__init__()
         self.levels = config.level_objects()
-        size, hidden = config.hidden_size, config.intermediate_size
         self.layers = nn.ModuleList(
-            Block(size, make_mixer(config), ContinuumMemory(size, self.levels, config.level_variant, hidden))
-            for _ in range(config.num_hidden_layers)
+            Block(config.hidden_size, make_mixer(config), make_memory(config, i in config.learning_blocks()))
+            for i in range(config.num_hidden_layers)
         )
-        self.norm = nn.RMSNorm(size, eps=1e-6)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
         """Every block's state before the first token."""
@@ -85,14 +92,14 @@ class Stack(nn.Module):
             after.append(state)
         return self.norm(x), tuple(after)
 
-    def moves(self, learnt: str) -> list[list[str]]:
-        """For each level the names of the weights it moves: the continuum memories' ("mlp"), or every linear map's."""
-        if learnt != "mlp":
+    def moves(self, learnt: str | Sequence[int]) -> list[list[str]]:
+        """For each level the names of the weights it moves: every linear map's, or the continuum memories'."""
+        if learnt in ("blocks", "all"):
             names = [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Linear)]
             return [names for _ in self.levels]
         moved: list[list[str]] = [[] for _ in self.levels]
         for prefix, module in self.named_modules():
-            if isinstance(module, ContinuumMemory):
+            if isinstance(module, ContinuumMemory) and module.levels:
                 for found, names in zip(moved, module.moves(), strict=True):
                     found += [f"{prefix}.{name}" for name in names]
         return moved

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nestling.layers.continuum import SwiGLU
+from nestling.models.config import block_numbers
 from nestling.models.pretrained.config import ASSIGN
 from nestling.models.pretrained.structure import LINEAR, Block, find_blocks, matrix
 
@@ -76,12 +77,8 @@ def _chained(model: PreTrainedModel, blocks: list[Block], levels: int) -> Moves:
 
 def _chosen(blocks: list[Block], assign: Assign, form: str) -> list[Block]:
     """The blocks whose MLPs are assigned; None of `assign`'s other values means anything to `form`."""
-    if assign == "mlp":
-        return blocks
-    if assign == "last_quarter":
-        return blocks[-max(1, len(blocks) // 4) :]
-    if not isinstance(assign, str) and _all_are(assign, int):
-        return [blocks[_index(number, blocks)] for number in assign]
+    if assign in ("mlp", "last_quarter") or _all_are(assign, int):
+        return [blocks[number] for number in block_numbers(assign, len(blocks))]
     raise ValueError(
         f"form={form!r} is made of whole MLPs and assign={assign!r} is not; choose 'mlp', 'last_quarter' or block numbers"
     )
@@ -113,11 +110,5 @@ def _head(model: PreTrainedModel) -> str:
     return found[0]
 
 
-def _index(number: Any, blocks: list[Block]) -> int:
-    if not -len(blocks) <= number < len(blocks):
-        raise ValueError(f"assign names block {number}; the model has blocks 0 to {len(blocks) - 1}")
-    return number
-
-
-def _all_are(items: Sequence[Any], kind: type) -> bool:
+def _all_are(items: str | Sequence[Any], kind: type) -> bool:
     return len(items) > 0 and all(isinstance(item, kind) for item in items)
