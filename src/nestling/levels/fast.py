@@ -16,7 +16,7 @@ from torch import Tensor
 from nestling.levels.factor import asked, expanded
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
-from nestling.memory import DeltaGradientDescent, RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.ops import State
 from nestling.ops.state import tree_map, where_rows
 
@@ -28,8 +28,9 @@ class Difference(State):
     value: `D [B, out, in]`; of a level with a rank r `B [B, out, r]`, see `factor.py`, and r stands for `in` in what follows.
     gradient: `[B, out, in]`, the sum over the tokens since the last update.
     seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not ask for it.
-    memory: `[B, ..]` by name, what an optimiser as the rule remembers; empty for other rules.
+    memory: `[B, ..]` by name, what an optimiser as the rule remembers, or the inverses of `RetainPredictions`; else empty.
     moment: `[B, in, in]`, the sum of `x x^T` over the tokens of `gradient`, or None where the rule does not erase.
+    felt: `[B, out, out]`, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule does not ask.
     """
 
     value: Tensor
@@ -37,6 +38,7 @@ class Difference(State):
     seen: Tensor | None
     memory: Memory
     moment: Tensor | None = None
+    felt: Tensor | None = None
 
     def emptied(self, rows: Tensor | None = None) -> Difference:
         """Nothing gathered for the next update, in `rows [B]` or in all."""
@@ -89,16 +91,19 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
     differences = {}
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
-        seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen) else None
+        seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen | RetainPredictions) else None
         moment = zeros(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
+        felt = zeros(rows, rows) if level.feels else None
         value = zeros(rows, columns)
-        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value), moment)
+        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value), moment, felt)
     clock, steps, size = zeros().double(), zeros().long(), zeros()
     return LevelState(differences, clock, clock, steps, steps, size, size, zeros().bool())
 
 
 def _new_memory(level: Level, value: Tensor) -> Memory:
     """What the rule remembers before the first gradient of a difference `[B, out, in]`."""
+    if isinstance(level.rule, RetainPredictions):
+        return level.rule.initial(value)
     return level.rule.initial(value[0], rows=len(value)) if isinstance(level.rule, StepOf) else {}
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestling.levels.step_of import StepOf
-from nestling.memory import DeltaGradientDescent, GradientDescent, RetainSeen
+from nestling.memory import DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
 
 RULES = {
     "GradientDescent": GradientDescent,
     "DeltaGradientDescent": DeltaGradientDescent,
     "RetainSeen": RetainSeen,
+    "RetainPredictions": RetainPredictions,
     "StepOf": StepOf,
 }
 
@@ -25,8 +26,8 @@ class Level:
 
     period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
     lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
-    rule: `GradientDescent()`, `DeltaGradientDescent()`, `RetainSeen(damping, forgetting)`, or `StepOf(optimizer, ..)`, the step
-        of an optimiser. `DeltaGradientDescent` (Eq. 57) erases what the level holds along the inputs of its period. While a
+    rule: `GradientDescent()`, `DeltaGradientDescent()`, `RetainSeen(damping, forgetting)`, `RetainPredictions(..)`, or
+        `StepOf(optimizer, ..)`, the step of an optimiser. `DeltaGradientDescent` (Eq. 57) erases what the level holds along the inputs of its period. While a
         text is read a level holds its difference `D`, in a chain, where it alone moves a weight, as in a superposition: `W_0` is
         its initial state, to which erasing leads back as resets and decays do, and the shares of other levels are theirs. In
         the parameter regime it holds the weight, and erases it as a whole, as the paper prints it.
@@ -40,7 +41,7 @@ class Level:
 
     period: int
     lr: float = 0.0
-    rule: GradientDescent | DeltaGradientDescent | RetainSeen | StepOf = GradientDescent()  # noqa: RUF009 - frozen
+    rule: GradientDescent | DeltaGradientDescent | RetainSeen | RetainPredictions | StepOf = GradientDescent()  # noqa: RUF009 - frozen
     reset: str | float | None = None
     clip: float | None = None
     rank: int | None = None
@@ -67,7 +68,17 @@ class Level:
     @property
     def sees(self) -> bool:
         """Whether its rule asks for what goes into the weights that it moves, and not for gradients alone."""
-        return isinstance(self.rule, DeltaGradientDescent | RetainSeen)
+        return isinstance(self.rule, DeltaGradientDescent | RetainSeen | RetainPredictions)
+
+    @property
+    def feels(self) -> bool:
+        """Whether its rule asks for the gradients at the outputs of the weights that it moves."""
+        return isinstance(self.rule, RetainPredictions)
+
+    @property
+    def forgetting(self) -> float:
+        """What is left at an update of what its rule retains."""
+        return self.rule.forgetting if isinstance(self.rule, RetainSeen | RetainPredictions) else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a configuration file."""

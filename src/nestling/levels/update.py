@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from nestling.levels.factor import projected
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
-from nestling.memory import DeltaGradientDescent, RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.ops.state import where_rows
 
 
@@ -22,15 +23,16 @@ def gather(
     seen: Mapping[str, Tensor],
     tokens: Tensor,
     inputs: Tensor,
+    felt: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> FastWeights:
     """Add what a segment taught to every level.
 
     gradients: `[B, out, in]` by name, summed over the segment's losses (None: nothing is to be learnt, only seen).
     seen: `[B, in, in]` by name, the sum of `x x^T`; or of `A x`, as far as the largest rank needs.
     tokens, inputs: `[B]`, how many losses and inputs these are of.
+    felt: `[B, out, out]` by name, the sum of `g g^T` over the gradients of the losses at the weights' outputs.
     """
-
-    sizes = [moment.flatten(1).sum(1) for moment in seen.values()]
+    sizes = [moment.flatten(1).sum(1) for moment in (*seen.values(), *felt.values())]
     finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(inputs, dtype=torch.bool)
     sound = bool(finite.all())
 
@@ -42,9 +44,12 @@ def gather(
                 d = replace(d, moment=d.moment + seen[name][:, :rank, :rank].to(d.moment.dtype))
         if d.seen is None:
             return d
-        new = seen[name][:, :rank, :rank]
+        d = replace(d, seen=_more(d.seen, seen[name][:, :rank, :rank]))
+        return d if d.felt is None else replace(d, felt=_more(d.felt, felt[name]))
+
+    def _more(total: Tensor, new: Tensor) -> Tensor:
         new = new if sound else where_rows(finite, new)  # what is not finite would be remembered for ever
-        return replace(d, seen=d.seen + new.to(d.seen.dtype))
+        return total + new.to(total.dtype)
 
     def gathered(level: LevelState) -> LevelState:
         more = replace(
@@ -81,12 +86,12 @@ def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
         surprise = _norm(means.values())
         norm = _norm(moved[name] - d.value for name, d in state.weights.items())
     taken = _finite(memories, due & norm.isfinite())
-    forget = level.rule.forgetting if isinstance(level.rule, RetainSeen) else 1.0
+    forget = level.forgetting
     weights, every = {}, bool(taken.all())
     for name, d in state.weights.items():
         d = d.emptied(None if every else due)
-        seen = d.seen if d.seen is None or forget == 1.0 else forget * d.seen
-        after = replace(d, value=moved[name], seen=seen, memory=memories[name])
+        seen, felt = (m if m is None or forget == 1.0 else forget * m for m in (d.seen, d.felt))
+        after = replace(d, value=moved[name], seen=seen, felt=felt, memory=memories[name])
         weights[name] = after if every else after.where(taken, d)
     return replace(
         state,
@@ -128,6 +133,11 @@ def _directions(
     if isinstance(level.rule, DeltaGradientDescent):
         moments = {name: _mean(d.moment, state) for name, d in state.weights.items() if d.moment is not None}
         return {n: level.rule.direction(means[n], values[n], c, level.lr) for n, c in moments.items()}, memories
+    if isinstance(level.rule, RetainPredictions):
+        gathered, count = torch.where(due, state.gathered, 0.0), state.count
+        retained = {name: (d.seen, d.felt) for name, d in state.weights.items() if d.seen is not None and d.felt is not None}
+        memories = {name: level.rule.renewed(memories[name], *m, gathered, count) for name, m in retained.items()}
+        return {name: level.rule.direction(means[name], memory) for name, memory in memories.items()}, memories
     if isinstance(level.rule, RetainSeen):
         seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
         means = {name: level.rule.direction(means[name], x, state.count.to(x.dtype)) for name, x in seen.items()}

@@ -4,7 +4,7 @@ from nestling.memory.associative import AssociativeMemory, MemoryState
 from nestling.memory.network import MLP, Matrix, Network
 from nestling.memory.objective import L2, DotProduct, Huber
 from nestling.memory.retention import ToInitial, ToZero
-from nestling.memory.rule import DeltaGradientDescent, GradientDescent, RetainSeen
+from nestling.memory.rule import DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
 from nestling.memory.target import Given, SelfGenerated, unit
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Matrix",
     "MemoryState",
     "Network",
+    "RetainPredictions",
     "RetainSeen",
     "SelfGenerated",
     "ToInitial",

@@ -104,9 +104,77 @@ class RetainSeen:
         gradient: `[.., out, in]`. seen: `[.., in, in]`, the sum of `x x^T`; count: `[..]`, its number of tokens.
         Where nothing was seen yet the gradient comes back unchanged.
         """
-        width = seen.shape[-1]
         mean = seen / count.clamp_min(1.0)[..., None, None]
-        scale = mean.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        unit = mean / scale.clamp_min(torch.finfo(seen.dtype).tiny)
-        system = unit + self.damping * torch.eye(width, dtype=seen.dtype, device=seen.device)
-        return self.damping * torch.linalg.solve(system, gradient.mT).mT
+        return self.damping * torch.linalg.solve(damped(mean, self.damping), gradient.mT).mT
+
+
+@dataclass(frozen=True)
+class RetainPredictions:
+    """Retention over what was predicted: a step that changes least what the model said about its past.
+
+    `RetainSeen` protects what a weight did with its past inputs, whether or not that mattered to the prediction. Here
+    the retention (Def. 5) is the change of the predictions themselves: to second order their divergence is
+    `1/2 tr(B dW A dW^T)`, with `A = a I + E[x x^T]` over the weight's inputs and `B = b I + E[g g^T]` over the gradients of
+    the token losses with respect to its outputs, each scaled to unit mean square: the two factors of K-FAC (Martens and
+    Grosse, arXiv 1503.05671), kept over the old domain as in online Laplace (Ritter et al., arXiv 1805.07810). The step
+    becomes `a b B^-1 G A^-1`: whole where neither the input nor the output was ever used.
+
+    It is a rule of levels, which gather both moments while they read; both are kept for each sequence or user, with their
+    damped inverses, in `2 in^2 + 2 out^2` numbers a weight. Do not use it where that is more than a user may cost: `RetainSeen`
+    has `in^2`.
+
+    damping, output_damping: `a` and `b`, above 0. Large is plastic, small is persistent; both at infinity is plain descent.
+    forgetting: in (0, 1], the factor on both moments at each update of the level; 1 never forgets.
+    refresh: the inverses are made anew when the tokens read since are this share of all that the moments hold.
+    """
+
+    damping: float = 0.5
+    output_damping: float = 0.5
+    forgetting: float = 1.0
+    refresh: float = 0.1
+
+    def __post_init__(self) -> None:
+        RetainSeen(self.damping, self.forgetting)
+        RetainSeen(self.output_damping)
+        if not self.refresh >= 0:
+            raise ValueError(f"refresh={self.refresh} must be 0 (at every update) or above")
+
+    def initial(self, weight: Tensor) -> dict[str, Tensor]:
+        """What is remembered of differences `[B, out, in]` before their first update: no inverses yet."""
+        rows, out, inside = weight.shape
+        return {
+            "inputs": weight.new_zeros(rows, inside, inside),
+            "outputs": weight.new_zeros(rows, out, out),
+            "since": weight.new_full((rows,), torch.inf, dtype=torch.float64),
+        }
+
+    def renewed(
+        self, memory: dict[str, Tensor], seen: Tensor, felt: Tensor, tokens: Tensor, count: Tensor
+    ) -> dict[str, Tensor]:
+        """The memory with inverses that are young enough.
+
+        seen: `[B, in, in]`, the sum of `x x^T`. felt: `[B, out, out]`, the sum of `g g^T`. tokens: `[B]`, read since the last
+        update. count: `[B]`, of tokens in `seen`.
+        """
+        since = memory["since"] + tokens
+        old = since >= self.refresh * count
+        if not bool(old.any()):
+            return {**memory, "since": since}
+        mean = (moment / count.to(moment.dtype).clamp_min(1.0)[:, None, None] for moment in (seen, felt))
+        new = {
+            name: damping * torch.linalg.inv_ex(damped(moment, damping))[0]  # no check: what is not finite is refused later
+            for name, moment, damping in zip(("inputs", "outputs"), mean, (self.damping, self.output_damping), strict=True)
+        }
+        kept = {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
+        return {**kept, "since": torch.where(old, 0.0, since)}
+
+    def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        """`a b B^-1 G A^-1`, `[B, out, in]`, of a gradient of that shape."""
+        return memory["outputs"] @ gradient @ memory["inputs"]
+
+
+def damped(moment: Tensor, damping: float) -> Tensor:
+    """A second moment `[.., n, n]` scaled to a mean eigenvalue of 1, plus `damping` times the identity."""
+    scale = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    unit = moment / scale.clamp_min(torch.finfo(moment.dtype).tiny)
+    return unit + damping * torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
