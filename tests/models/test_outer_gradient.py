@@ -92,9 +92,9 @@ def test_rows_of_any_length_have_the_exact_gradient(name):
         assert theirs is None or (mine - theirs).abs().max() <= (1e-9 if name.startswith("hope") else 1e-5) * (1 + size)
 
 
-def constant(memory, slopes, seen, tokens, inputs):
+def constant(memory, slopes, seen, *counts):
     """`gather` for which the inner gradient is a constant."""
-    return gather(memory, *(tree_map(torch.Tensor.detach, tree) for tree in (slopes, seen)), tokens, inputs)
+    return gather(memory, *(tree_map(torch.Tensor.detach, tree) for tree in (slopes, seen)), *counts)
 
 
 gather = segment.gather
@@ -216,8 +216,8 @@ def test_retention_is_differentiated_through():
     net, ids = meta("hope-attention", levels=levels), text(2, L)
     parameters = list(net.parameters())
 
-    def unseen(memory, slopes, seen, tokens, inputs):
-        return gather(memory, slopes, tree_map(torch.Tensor.detach, seen), tokens, inputs)
+    def unseen(memory, slopes, seen, *counts):
+        return gather(memory, slopes, tree_map(torch.Tensor.detach, seen), *counts)
 
     whole = gradients(net(ids).logits, parameters)
     with mock.patch.object(segment, "gather", unseen):

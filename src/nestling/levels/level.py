@@ -18,7 +18,8 @@ RULES = {"GradientDescent": GradientDescent, "RetainSeen": RetainSeen, "StepOf":
 class Level:
     """One level of a continuum memory (arXiv 2512.24695, Def. 2-3 and Eq. 71).
 
-    period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
+    period: tokens between two updates; each is a step on the mean gradient of what the period's tokens taught, and there is
+        none where they taught nothing.
     lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
     rule: `GradientDescent()`, `RetainSeen(damping, forgetting)`, or `StepOf(optimizer, ..)`, the step of an optimiser.
     reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; "slower" when the period of

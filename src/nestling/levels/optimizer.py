@@ -69,7 +69,7 @@ class LevelOptimizer:
             )
         count = torch.tensor([float(tokens)], dtype=torch.float64)
         gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
-        before = gather(self.state, gradients, self.seen, count, count if self.seen else torch.zeros(1))
+        before = gather(self.state, gradients, self.seen, count, count)
         after = step(self.levels, before)
         self.state = tuple(self._fold(state) for state in after)
         self.seen = {}

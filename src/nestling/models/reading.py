@@ -3,13 +3,16 @@
 A sequence is read in segments of the fastest level's period P. The prediction of the token at a boundary is still
 made by the old weights and counts in their loss; then, before that token is read, the levels move:
 
-    segment s reads tokens  sP .. sP+P-1   and is judged on  sP+1 .. sP+P   (the stream is its own label)
+    segment s reads tokens  sP .. sP+P-1   and is judged on  sP+1 .. sP+P
+
+The stream is its own label, or it comes with lessons: in each token's place what should have been predicted there.
 
 What happens to one segment, and what of it the outer gradient sees, is in `segment.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,9 +28,12 @@ if TYPE_CHECKING:
     from nestling.models.learning import LearningModel
 
 
-def read(model: LearningModel, ids: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0) -> Tensor:
+def read(
+    model: LearningModel, ids: Tensor, lessons: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0
+) -> Tensor:
     """Logits `[B, L, V]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
 
+    lessons: `[B, L]`, what is learnt to be predicted in each token's place, -100 for nothing.
     lengths: `[B]` int64 on the CPU, the real tokens of each row, None for all.
     keep: how many of the last tokens' logits are wanted; those before may then be left out. 0 wants all.
     """
@@ -42,14 +48,14 @@ def read(model: LearningModel, ids: Tensor, lengths: Tensor | None, cache: HopeC
     outputs = []
     cut = pieces(session.segment.count % period, lengths, length, period)
     for piece in cut:
-        tokens = piece.take(ids)
-        session = _learn_full(model, session, cache, tokens[:, 0], piece.count > 0)
+        tokens, taught = piece.take(ids), piece.take(lessons)
+        session = _learn_full(model, session, cache, taught[:, 0], piece.count > 0)
         after = int(piece.start[0]) + piece.width
         if piece.uniform and piece.width == period and after < length:
-            labels = ids[:, after - period + 1 : after + 1]
+            labels = lessons[:, after - period + 1 : after + 1]
             logits, session = _read_and_learn(model, tokens, labels, session, cache)
         else:
-            logits, session = _read_on(model, tokens, piece, session, cache)
+            logits, session = _read_on(model, tokens, taught, piece, session, cache)
         early = length - keep - int(piece.start[0]) if keep and piece.uniform else 0
         outputs.append(logits[:, early:].clone() if early > 0 else logits)
     cache.session = session
@@ -71,11 +77,11 @@ def start_session(model: LearningModel, batch: int) -> Session:
     mixers = model.begin(batch)
     period = model.levels[0].period
     tokens = torch.zeros(batch, period, dtype=torch.int64, device=model.device)
-    return Session(mixers, Segment(tokens, torch.zeros(batch, dtype=torch.int64), mixers))
+    return Session(mixers, Segment(tokens, tokens, torch.zeros(batch, dtype=torch.int64), mixers))
 
 
 def _empty_segment(segment: Segment, mixers: tuple[Any, ...]) -> Segment:
-    return Segment(segment.tokens, torch.zeros_like(segment.count), mixers)
+    return replace(segment, count=torch.zeros_like(segment.count), mixers=mixers)
 
 
 def flush(model: LearningModel, cache: HopeCache) -> None:
@@ -89,9 +95,9 @@ def flush(model: LearningModel, cache: HopeCache) -> None:
 
 
 def _read_on(
-    model: LearningModel, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache
+    model: LearningModel, tokens: Tensor, lessons: Tensor, piece: Piece, session: Session, cache: HopeCache
 ) -> tuple[Tensor, Session]:
-    """Read a stretch inside a segment and remember its tokens."""
+    """Read a stretch inside a segment and remember its tokens and lessons."""
     assert session.segment is not None and cache.memory is not None
     lengths = None if piece.mask(tokens.device) is None else piece.count
     logits, mixers = run(model, weights_now(model, cache.memory), tokens, session.mixers, lengths)
@@ -100,8 +106,11 @@ def _read_on(
     real = real_tokens(piece.count, piece.width)
     spare = segment.tokens.shape[1]  # one more column takes the padding
     places = torch.where(real, places, spare).to(tokens.device)
-    kept = F.pad(segment.tokens, (0, 1)).scatter(1, places, tokens)[:, :-1]
-    return logits, Session(mixers, Segment(kept, segment.count + piece.count, segment.mixers))
+    kept = [
+        F.pad(old, (0, 1)).scatter(1, places, new)[:, :-1]
+        for old, new in ((segment.tokens, tokens), (segment.lessons, lessons))
+    ]
+    return logits, Session(mixers, Segment(*kept, segment.count + piece.count, segment.mixers))
 
 
 def _read_and_learn(
@@ -124,7 +133,7 @@ def _learn_full(model: LearningModel, session: Session, cache: HopeCache, label:
     if bool(rows.all()):
         return Session(session.mixers, _empty_segment(segment, session.mixers))
     starts = tuple(now.where(rows, old) for now, old in zip(session.mixers, segment.mixers, strict=True))
-    return Session(session.mixers, Segment(segment.tokens, torch.where(rows, 0, segment.count), starts))
+    return Session(session.mixers, replace(segment, count=torch.where(rows, 0, segment.count), mixers=starts))
 
 
 def _learn(
@@ -137,8 +146,8 @@ def _learn(
     count = torch.where(rows, count, 0)
     width = int(count.max())
     tokens = segment.tokens[:, :width]
-    last = label[:, None] if label is not None else segment.tokens[:, :1]
-    following = torch.cat([segment.tokens, last], dim=1)[:, 1 : width + 1]
+    last = label[:, None] if label is not None else segment.lessons[:, :1]
+    following = torch.cat([segment.lessons, last], dim=1)[:, 1 : width + 1]
     if label is not None:  # the label follows the last token of the row, wherever that is
         following = following.scatter(1, (count - 1).clamp_min(0)[:, None].to(tokens.device), last)
     # the outer gradient of what it says comes from when it was first read; only that of the update can be missing
