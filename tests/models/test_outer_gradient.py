@@ -33,11 +33,13 @@ def meta(name, outer="second-order", **changes):
     return model(name, **{**MODELS[name], "outer_gradient": outer, **changes})
 
 
-def loss(net, ids, sizes=(L,)):
-    """The mean loss of what was read, in calls of `sizes`."""
+def loss(net, ids, sizes=(L,), lessons=None):
+    """The mean loss of what was read, in calls of `sizes`; levels learn `lessons`, or the text."""
     cache, total = None, 0.0
-    for piece in ids.split(list(sizes), dim=1):
-        out = net(piece, past_key_values=cache, use_cache=True)
+    for piece, taught in zip(
+        *((ids if t is None else t).split(list(sizes), dim=1) for t in (ids, lessons)), strict=True
+    ):
+        out = net(piece, past_key_values=cache, use_cache=True, lessons=taught)
         cache = out.past_key_values
         total = total + out.logits.log_softmax(-1).gather(2, piece.roll(-1, 1)[..., None]).mean()
     return total
@@ -72,6 +74,22 @@ def test_second_order_is_the_derivative(name, sizes):
         difference = (8 * (ends[1] - ends[-1]) - (ends[2] - ends[-2])) / (12 * step)  # of fourth order
         expected = sum((found[n] * d).sum() for n, d in way.items())
         torch.testing.assert_close(difference, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(L,), (3, 8, 16)], ids=str)
+def test_second_order_goes_through_what_was_taught(sizes):
+    """Lessons in place of the text, whole periods without one: the derivative is exact, in one call and in several."""
+    net, ids = meta("hope-attention"), text(2, L)
+    lessons, parameters = text(2, L, seed=1), dict(net.named_parameters())
+    lessons[:, ::3], lessons[0, PERIOD + 1 : 2 * PERIOD + 1] = -100, -100
+    found = torch.autograd.grad(loss(net, ids, sizes, lessons), parameters.values())
+    differ(list(found), list(torch.autograd.grad(loss(net, ids, sizes), parameters.values())), least=1e-4)
+    generator, step = torch.Generator().manual_seed(0), 1e-5
+    way = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in parameters.items()}
+    ends = [at_distance(parameters, way, at * step, lambda: loss(net, ids, sizes, lessons)) for at in (-2, -1, 1, 2)]
+    expected = sum((slope * d).sum() for slope, d in zip(found, way.values(), strict=True))
+    difference = (8 * (ends[2] - ends[1]) - (ends[3] - ends[0])) / (12 * step)
+    torch.testing.assert_close(difference, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["hope-attention", "hope-nested", "hope-low-rank", "gpt2"])
