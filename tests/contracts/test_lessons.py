@@ -1,5 +1,7 @@
 """What levels learn from: lessons in place of the next token, for every model that learns, and their mean by hand."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -162,7 +164,17 @@ def test_a_period_without_a_lesson_makes_no_update(rule):
     differ(row(second.weights, 1), row(first.weights, 1))
     seen = [next(iter(level.weights.values())).seen for level in (first, second)]
     assert seen[0] is None or seen[1][0].trace() > seen[0][0].trace()  # it was read, and nothing was forgotten
-    same(read(net, ids[1:], lessons=lessons[1:])[1].memory[0].updates, third.updates[1:])
+    close(row(third, 1), row(read(net, ids[1:], lessons=lessons[1:])[1].memory[0], 0))
+
+
+def test_nothing_to_learn_takes_no_pass_backward():
+    """A long prompt costs what reading costs."""
+    net, ids = model("hope-attention"), text(2, L)
+    with mock.patch.object(torch.autograd, "grad", side_effect=AssertionError):
+        _, cache = read(net, ids, lessons=torch.full_like(ids, NOTHING))
+        with pytest.raises(AssertionError):
+            read(net, ids)
+    assert not any(d.value.any() for level in cache.memory for d in level.weights.values())
 
 
 @models_that_learn
@@ -194,6 +206,8 @@ def test_lessons_that_do_not_fit_raise(name):
         with pytest.raises(ValueError, match=message):
             read(net, ids, cache, lessons=lessons)
     same(knowledge(cache), before)
+    with pytest.raises(ValueError, match=r"lessons are \(2, 27\) torch.int64; expected \(2, 1\)"):
+        net.generate(ids, attention_mask=torch.ones_like(ids), lessons=ids, max_new_tokens=3, eos_token_id=None)
     for other in (net, model(name, learning="parameter"), model(name, learning="off")):
         cache = HopeCache("off") if other is net else None
         with pytest.raises(ValueError, match="this reading learns nothing"):

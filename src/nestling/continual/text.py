@@ -55,7 +55,7 @@ def each(
 
 def _labels(labels: Labels, ids: Tensor) -> Tensor:
     """What should have been predicted in the place of each of `ids [L]`."""
-    given = ids if labels is None else torch.as_tensor(labels)
+    given = ids if labels is None else torch.as_tensor(labels, device=ids.device)
     if given.shape not in ((), ids.shape) or given.dtype != torch.int64:
         raise UserError(
             f"labels are {tuple(given.shape)} {given.dtype}; expected one number, or {tuple(ids.shape)} torch.int64, one for "

@@ -106,11 +106,12 @@ def _read_on(
     real = real_tokens(piece.count, piece.width)
     spare = segment.tokens.shape[1]  # one more column takes the padding
     places = torch.where(real, places, spare).to(tokens.device)
-    kept = [
-        F.pad(old, (0, 1)).scatter(1, places, new)[:, :-1]
-        for old, new in ((segment.tokens, tokens), (segment.lessons, lessons))
-    ]
-    return logits, Session(mixers, Segment(*kept, segment.count + piece.count, segment.mixers))
+
+    def kept(old: Tensor, new: Tensor) -> Tensor:
+        return F.pad(old, (0, 1)).scatter(1, places, new)[:, :-1]
+
+    tokens, lessons = kept(segment.tokens, tokens), kept(segment.lessons, lessons)
+    return logits, Session(mixers, Segment(tokens, lessons, segment.count + piece.count, segment.mixers))
 
 
 def _read_and_learn(
