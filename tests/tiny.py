@@ -130,9 +130,9 @@ def read(model: LearningModel, ids: Tensor, cache: HopeCache | None = None, **op
 
 
 def knowledge(cache: HopeCache) -> tuple:
-    """What a cache holds, less the tokens of its segment that were learnt already."""
+    """What a cache holds, less what of its segment was learnt already."""
     session, segment = cache.session, cache.session.segment
     if segment is None:
         return cache.memory, session.mixers
     real = torch.arange(segment.tokens.shape[1]) < segment.count[:, None]
-    return cache.memory, session.mixers, segment.tokens * real, segment.count, segment.mixers
+    return cache.memory, session.mixers, segment.tokens * real, segment.lessons * real, segment.count, segment.mixers

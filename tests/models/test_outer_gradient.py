@@ -34,11 +34,13 @@ def meta(name, outer="second-order", **changes):
     return model(name, **{**MODELS[name], "outer_gradient": outer, **changes})
 
 
-def loss(net, ids, sizes=(L,)):
-    """The mean loss of what was read, in calls of `sizes`."""
+def loss(net, ids, sizes=(L,), lessons=None):
+    """The mean loss of what was read, in calls of `sizes`; levels learn `lessons`, or the text."""
     cache, total = None, 0.0
-    for piece in ids.split(list(sizes), dim=1):
-        out = net(piece, past_key_values=cache, use_cache=True)
+    for piece, taught in zip(
+        *((ids if t is None else t).split(list(sizes), dim=1) for t in (ids, lessons)), strict=True
+    ):
+        out = net(piece, past_key_values=cache, use_cache=True, lessons=taught)
         cache = out.past_key_values
         total = total + out.logits.log_softmax(-1).gather(2, piece.roll(-1, 1)[..., None]).mean()
     return total
@@ -75,6 +77,22 @@ def test_second_order_is_the_derivative(name, sizes):
         torch.testing.assert_close(difference, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [(L,), (3, 8, 16)], ids=str)
+def test_second_order_goes_through_what_was_taught(sizes):
+    """Lessons in place of the text, whole periods without one: the derivative is exact, in one call and in several."""
+    net, ids = meta("hope-attention"), text(2, L)
+    lessons, parameters = text(2, L, seed=1), dict(net.named_parameters())
+    lessons[:, ::3], lessons[0, PERIOD + 1 : 2 * PERIOD + 1] = -100, -100
+    found = torch.autograd.grad(loss(net, ids, sizes, lessons), parameters.values())
+    differ(list(found), list(torch.autograd.grad(loss(net, ids, sizes), parameters.values())), least=1e-4)
+    generator, step = torch.Generator().manual_seed(0), 1e-5
+    way = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in parameters.items()}
+    ends = [at_distance(parameters, way, at * step, lambda: loss(net, ids, sizes, lessons)) for at in (-2, -1, 1, 2)]
+    expected = sum((slope * d).sum() for slope, d in zip(found, way.values(), strict=True))
+    difference = (8 * (ends[2] - ends[1]) - (ends[3] - ends[0])) / (12 * step)
+    torch.testing.assert_close(difference, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["hope-attention", "hope-nested", "hope-low-rank", "gpt2"])
 def test_rows_of_any_length_have_the_exact_gradient(name):
     """A ragged batch, in two calls: the gradient of the sum of its rows, each read alone."""
@@ -93,9 +111,9 @@ def test_rows_of_any_length_have_the_exact_gradient(name):
         assert theirs is None or (mine - theirs).abs().max() <= (1e-9 if name.startswith("hope") else 1e-5) * (1 + size)
 
 
-def constant(memory, slopes, seen, tokens, inputs):
+def constant(memory, slopes, seen, *counts):
     """`gather` for which the inner gradient is a constant."""
-    return gather(memory, *(tree_map(torch.Tensor.detach, tree) for tree in (slopes, seen)), tokens, inputs)
+    return gather(memory, *(tree_map(torch.Tensor.detach, tree) for tree in (slopes, seen)), *counts)
 
 
 gather = segment.gather
@@ -217,8 +235,8 @@ def test_retention_is_differentiated_through():
     net, ids = meta("hope-attention", levels=levels), text(2, L)
     parameters = list(net.parameters())
 
-    def unseen(memory, slopes, seen, tokens, inputs):
-        return gather(memory, slopes, tree_map(torch.Tensor.detach, seen), tokens, inputs)
+    def unseen(memory, slopes, seen, *counts):
+        return gather(memory, slopes, tree_map(torch.Tensor.detach, seen), *counts)
 
     whole = gradients(net(ids).logits, parameters)
     with mock.patch.object(segment, "gather", unseen):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nestling.continual import store
 from nestling.continual.observation import Observation, Standing, next_token_losses, observed, standing
-from nestling.continual.text import Text, each, token_ids
+from nestling.continual.text import Labels, Text, each, token_ids
 from nestling.continual.user import User, check_snapshot_name, from_tensors
 from nestling.errors import UserError
 from nestling.levels import FastWeights, LevelState, at_rest, end_context, initial
@@ -70,20 +70,28 @@ class Learner:
         return len(ids)
 
     @torch.no_grad()
-    def observe(self, text: Text | Iterable[Text], user: str = "default") -> Observation:
+    def observe(self, text: Text | Iterable[Text], user: str = "default", labels: Labels = None) -> Observation:
         """Read and learn: a string, a file (a `pathlib.Path`, UTF-8), token ids `[L]`, or an iterable of any of these.
 
         The items of an iterable follow each other in the stream, none of them kept. Where one of them cannot be read
         nothing of the others has been learnt. What reading was like is also logged (`nestling.continual.learner`, INFO).
 
+        labels: what to learn, `[L]` int64 aligned with the text's tokens: what should have been predicted in each token's place
+            from the tokens before it, -100 where nothing is to be learnt. Or one number for all of the text: -100 reads it and
+            learns nothing. None: the tokens themselves. The losses that are returned are those of the tokens, always.
+
         Raises:
-            UserError: an empty text, a file that is missing or no UTF-8 text, or ids that are none.
+            UserError: an empty text, a file that is missing or no UTF-8 text, ids that are none, or labels of another length.
+            ValueError: labels that are not in the vocabulary.
         """
         state, losses = self._user(user, enter=False).copy(), []
         period = self.model.levels[0].period
-        for ids in each(text, self.tokenizer):
-            for part in ids[None].to(self.model.device).split(max(2, TOKENS // period) * period, dim=1):
-                out = self.model(part, past_key_values=state.cache, use_cache=True)
+        learns = state.cache.learning == "context"  # with every rate 0 a converted model's cache does not
+        for pair in each(text, labels, self.tokenizer):
+            both = torch.stack(pair)[:, None].to(self.model.device)
+            for part, lessons in both.split(max(2, TOKENS // period) * period, dim=2):
+                taught = {"lessons": lessons} if learns else {}
+                out = self.model(part, past_key_values=state.cache, use_cache=True, **taught)
                 found, state.logits = next_token_losses(out.logits, part, state.logits)
                 losses.append(found)
         self._users[user] = state

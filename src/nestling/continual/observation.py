@@ -17,7 +17,8 @@ from nestling.levels import FastWeights, Level, LevelState
 class Observation:
     """What reading a text was like; lists are by level, fast to slow.
 
-    losses: `[n]` nats, one for each token that had a token before it; each made before the token was learnt from.
+    losses: `[n]` nats, one for each token that had a token before it, whatever was to be learnt in its place; each made before
+        the token was learnt from.
     surprise: norm of the mean gradient of the level's last update, before its clip (0.0 when it has made none).
     norms: size of the level's last update (0.0 when it has made none).
     updates: how many updates the level has made in all. refused: how many of all levels were not finite and not made.

@@ -19,7 +19,7 @@ from nestling.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMAT = "nestling-memory-2"
+FORMAT = "nestling-memory-3"
 UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures", "outer_gradient"}
 
 

@@ -2,6 +2,7 @@
 
 from nestling.levels.factor import asked
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
+from nestling.levels.felt import moment, outputs
 from nestling.levels.level import Level, as_levels, nested
 from nestling.levels.optimizer import LevelOptimizer
 from nestling.levels.seen import second_moments
@@ -22,7 +23,9 @@ __all__ = [
     "end_context",
     "gather",
     "initial",
+    "moment",
     "nested",
+    "outputs",
     "second_moments",
     "step",
 ]

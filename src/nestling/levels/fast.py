@@ -53,7 +53,8 @@ class Difference(State):
 class LevelState(State):
     """One level: its share of every weight it moves, and its clock.
 
-    weights: by weight name. gathered: `[B]` float64, tokens since the last update. count: `[B]` float64, tokens in `seen`.
+    weights: by weight name. gathered: `[B]` float64, tokens since the last update. lessons: `[B]` float64, how many losses the
+    gathered gradient is the sum of. count: `[B]` float64, tokens in `seen`.
     updates, refused: `[B]` int64, steps taken, and steps that were not finite and not taken.
     surprise: `[B]`, norm of the last update's mean gradient over all its weights, before it was clipped.
     norm: `[B]`, size of the last update over all its weights.
@@ -62,6 +63,7 @@ class LevelState(State):
 
     weights: dict[str, Difference]
     gathered: Tensor
+    lessons: Tensor
     count: Tensor
     updates: Tensor
     refused: Tensor
@@ -97,7 +99,7 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
         value = zeros(rows, columns)
         differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value), moment, felt)
     clock, steps, size = zeros().double(), zeros().long(), zeros()
-    return LevelState(differences, clock, clock, steps, steps, size, size, zeros().bool())
+    return LevelState(differences, clock, clock, clock, steps, steps, size, size, zeros().bool())
 
 
 def _new_memory(level: Level, value: Tensor) -> Memory:
@@ -126,7 +128,7 @@ def at_rest(level: Level, state: LevelState) -> LevelState:
         name: replace(d.emptied(), value=zeros(d.value), memory=_new_memory(level, d.value))
         for name, d in state.weights.items()
     }
-    return replace(state, weights=weights, gathered=zeros(state.gathered))
+    return replace(state, weights=weights, gathered=zeros(state.gathered), lessons=zeros(state.lessons))
 
 
 def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:

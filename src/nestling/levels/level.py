@@ -24,13 +24,14 @@ RULES = {
 class Level:
     """One level of a continuum memory (arXiv 2512.24695, Def. 2-3 and Eq. 71).
 
-    period: tokens between two updates; each is a step on the mean gradient of the period's tokens.
+    period: tokens between two updates; each is a step on the mean gradient of what the period's tokens taught, and there is
+        none where they taught nothing.
     lr: step size; 0.0 never moves. A step of `s` on the *sum* of n chunks' mean gradients is `lr = n s` here.
     rule: `GradientDescent()`, `DeltaGradientDescent()`, `RetainSeen(damping, forgetting)`, `RetainPredictions(..)`, or
-        `StepOf(optimizer, ..)`, the step of an optimiser. `DeltaGradientDescent` (Eq. 57) erases what the level holds along the inputs of its period. While a
-        text is read a level holds its difference `D`, in a chain, where it alone moves a weight, as in a superposition: `W_0` is
-        its initial state, to which erasing leads back as resets and decays do, and the shares of other levels are theirs. In
-        the parameter regime it holds the weight, and erases it as a whole, as the paper prints it.
+        `StepOf(optimizer, ..)`, the step of an optimiser. `DeltaGradientDescent` (Eq. 57) erases what the level holds along the
+        inputs of its period. While a text is read a level holds its difference `D`, in a chain, where it alone moves a weight,
+        as in a superposition: `W_0` is its initial state, to which erasing leads back as resets and decays do, and the shares
+        of other levels are theirs. In the parameter regime it holds the weight, and erases it as a whole, as the paper prints it.
     reset: None keeps what was learnt; "context" goes back to the initial state when a context ends; "slower" when the period of
         the next slower level ends; a number in (0, 1) is a decay towards the initial state at every update.
     clip: norm, over all the level's weights, above which the mean gradient is scaled down; None never does. Where a

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nestling.levels.fast import LevelState, initial
+from nestling.levels.felt import moment, outputs
 from nestling.levels.level import Level
 from nestling.levels.seen import second_moments
 from nestling.levels.update import gather, step
@@ -21,7 +24,7 @@ class LevelOptimizer:
 
     Usage, beside an ordinary optimiser for the weights that no level moves:
 
-        with optimizer.watch():            # sees the inputs that `RetainSeen` and `DeltaGradientDescent` ask for
+        with optimizer.watch():            # sees what `RetainSeen`, `RetainPredictions` and `DeltaGradientDescent` ask for
             loss = model(...).loss
         loss.backward()
         optimizer.step(tokens)             # tokens this backward pass was the mean over
@@ -50,30 +53,40 @@ class LevelOptimizer:
         watched = sorted({name for names in asking for name in names})
         self.watched = {name: module.get_submodule(name.removesuffix(".weight")) for name in watched}
         self.seen: dict[str, Tensor] = {}
+        feeling = [names for level, names in zip(levels, moves, strict=True) if level.feels]
+        self.listened = {name: self.watched[name] for names in feeling for name in names}
+        self.felt: dict[str, Tensor] = {}
 
     @property
     def moved(self) -> set[str]:
         """Names of the weights that some level moves."""
         return {name for level in self.state for name in level.weights}
 
-    def watch(self) -> _Watch:
-        """A context in which a forward pass shows its inputs to the levels whose rules ask for them."""
-        return _Watch(self)
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """A context in which a forward pass shows the levels what their rules ask for; the pass backward may come later."""
+        with second_moments(self.watched, None) as seen, outputs(self.listened) as said:
+            yield
+        for name, moments in seen.items():
+            self._see(name, moments)
+        for name, output in said.items():
+            output.register_hook(partial(self._feel, name))
 
     @torch.no_grad()
     def step(self, tokens: int) -> None:
         """Gather the gradients (of a mean loss over `tokens` tokens), move the levels that are due, clear the gradients."""
-        if missing := set(self.watched) - set(self.seen):
+        if missing := (set(self.watched) - set(self.seen)) | (set(self.listened) - set(self.felt)):
             raise ValueError(
                 f"nothing was seen of {sorted(missing)}; run the forward pass inside `with optimizer.watch():`"
             )
         count = torch.tensor([float(tokens)], dtype=torch.float64)
         gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
         held = tuple(self._hold(*one) for one in zip(self.levels, self.state, strict=True))
-        before = gather(held, gradients, self.seen, count, count if self.seen else torch.zeros(1))
+        felt = {name: moments * tokens**2 for name, moments in self.felt.items()}  # of the sum, as the gradients
+        before = gather(held, gradients, self.seen, count, count, felt)
         after = step(self.levels, before)
         self.state = tuple(self._fold(*one) for one in zip(before, after, strict=True))
-        self.seen = {}
+        self.seen, self.felt = {}, {}
         for name in self.moved:
             self.weights[name].grad = None
 
@@ -122,17 +135,10 @@ class LevelOptimizer:
             folded[name] = replace(d, value=torch.zeros_like(d.value))
         return replace(after, weights=folded)
 
+    def _see(self, name: str, moments: Tensor) -> None:
+        """More of a weight's inputs, `[B, in, in]`: in this regime all rows are one."""
+        self.seen[name] = self.seen.get(name, 0) + moments.detach().sum(0, keepdim=True)
 
-class _Watch:
-    def __init__(self, optimizer: LevelOptimizer) -> None:
-        self.optimizer = optimizer
-        self.hooks = second_moments(optimizer.watched, None)
-
-    def __enter__(self) -> None:
-        self.found = self.hooks.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.hooks.__exit__(None, None, None)
-        for name, moment in self.found.items():
-            moment = moment.detach().sum(0, keepdim=True)
-            self.optimizer.seen[name] = self.optimizer.seen.get(name, 0) + moment
+    def _feel(self, name: str, gradient: Tensor) -> None:
+        """More gradients at a weight's outputs, `[.., out]`."""
+        self.felt[name] = self.felt.get(name, 0) + moment(gradient.detach().flatten(0, -2)[None])

@@ -22,18 +22,18 @@ def gather(
     gradients: Mapping[str, Tensor] | None,
     seen: Mapping[str, Tensor],
     tokens: Tensor,
-    inputs: Tensor,
+    lessons: Tensor,
     felt: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> FastWeights:
     """Add what a segment taught to every level.
 
     gradients: `[B, out, in]` by name, summed over the segment's losses (None: nothing is to be learnt, only seen).
     seen: `[B, in, in]` by name, the sum of `x x^T`; or of `A x`, as far as the largest rank needs.
-    tokens, inputs: `[B]`, how many losses and inputs these are of.
+    tokens, lessons: `[B]`, how many inputs were seen, by which periods are counted, and how many losses were summed.
     felt: `[B, out, out]` by name, the sum of `g g^T` over the gradients of the losses at the weights' outputs.
     """
     sizes = [moment.flatten(1).sum(1) for moment in (*seen.values(), *felt.values())]
-    finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(inputs, dtype=torch.bool)
+    finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(tokens, dtype=torch.bool)
     sound = bool(finite.all())
 
     def add(name: str, d: Difference) -> Difference:
@@ -56,7 +56,8 @@ def gather(
             level,
             weights={name: add(name, d) for name, d in level.weights.items()},
             gathered=level.gathered if gradients is None else level.gathered + tokens.to(level.gathered),
-            count=level.count + torch.where(finite, inputs, 0).to(level.count),
+            lessons=level.lessons if gradients is None else level.lessons + lessons.to(level.lessons),
+            count=level.count + torch.where(finite, tokens, 0).to(level.count),
         )
         return more.where(~level.frozen, level) if bool(level.frozen.any()) else more
 
@@ -66,7 +67,8 @@ def gather(
 def step(levels: list[Level], fast: FastWeights) -> FastWeights:
     """Move, in each row, the levels whose period is full; then those go back that reset with a slower one.
 
-    A step that is not finite is refused and counted.
+    A period without a lesson ends without a step: no rule, decay or forgetting acts, and nothing is counted. A step that is
+    not finite is refused and counted.
     """
     due = [(state.gathered >= level.period) & ~state.frozen for level, state in zip(levels, fast, strict=True)]
     after = [_step(*one) if bool(one[2].any()) else one[1] for one in zip(levels, fast, due, strict=True)]
@@ -77,15 +79,16 @@ def step(levels: list[Level], fast: FastWeights) -> FastWeights:
 
 
 def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
-    """A step in the rows `due [B]`."""
-    means = {name: _mean(d.gradient, state) for name, d in state.weights.items()}
-    moves, memories = _directions(level, state, due, _clipped(level, means))
+    """The end of a period in the rows `due [B]`: a step in those that had a lesson."""
+    taught = due & (state.lessons > 0)
+    means = {name: _mean(d.gradient, state.lessons) for name, d in state.weights.items()}
+    moves, memories = _directions(level, state, taught, _clipped(level, means))
     keep = level.reset if isinstance(level.reset, float) else 1.0
     moved = {name: keep * d.value - level.lr * moves[name] for name, d in state.weights.items()}
     with torch.no_grad():
         surprise = _norm(means.values())
         norm = _norm(moved[name] - d.value for name, d in state.weights.items())
-    taken = _finite(memories, due & norm.isfinite())
+    taken = _finite(memories, taught & norm.isfinite())
     forget = level.forgetting
     weights, every = {}, bool(taken.all())
     for name, d in state.weights.items():
@@ -97,17 +100,18 @@ def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
         state,
         weights=weights,
         gathered=torch.where(due, 0.0, state.gathered),
+        lessons=torch.where(due, 0.0, state.lessons),
         count=torch.where(taken, forget * state.count, state.count),
         updates=state.updates + taken,
-        refused=state.refused + (due & ~taken),
+        refused=state.refused + (taught & ~taken),
         surprise=torch.where(taken, surprise, state.surprise),
         norm=torch.where(taken, norm, state.norm),
     )
 
 
-def _mean(total: Tensor, state: LevelState) -> Tensor:
-    """Over the tokens since the last update, of a sum `[B, .., ..]` over them."""
-    return total / state.gathered.clamp_min(1.0).to(total.dtype)[:, None, None]
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """Of a sum `[B, .., ..]` over so many tokens or lessons `[B]` since the last update."""
+    return total / count.clamp_min(1.0).to(total.dtype)[:, None, None]
 
 
 def _clipped(level: Level, means: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +126,7 @@ def _clipped(level: Level, means: dict[str, Tensor]) -> dict[str, Tensor]:
 def _directions(
     level: Level, state: LevelState, due: Tensor, means: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Memory]]:
-    """What the rule makes of the mean gradients of the rows that are due, and what it remembers then."""
+    """What the rule makes of the mean gradients of the rows `due [B]`, and what it remembers then."""
     values = {name: d.value for name, d in state.weights.items()}
     memories = {name: d.memory for name, d in state.weights.items()}
     if isinstance(level.rule, StepOf):
@@ -131,11 +135,13 @@ def _directions(
         moves, memories = level.rule.directions(values, slopes, memories)
         return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, memories
     if isinstance(level.rule, DeltaGradientDescent):
-        moments = {name: _mean(d.moment, state) for name, d in state.weights.items() if d.moment is not None}
+        moments = {name: _mean(d.moment, state.gathered) for name, d in state.weights.items() if d.moment is not None}
         return {n: level.rule.direction(means[n], values[n], c, level.lr) for n, c in moments.items()}, memories
     if isinstance(level.rule, RetainPredictions):
         gathered, count = torch.where(due, state.gathered, 0.0), state.count
-        retained = {name: (d.seen, d.felt) for name, d in state.weights.items() if d.seen is not None and d.felt is not None}
+        retained = {
+            name: (d.seen, d.felt) for name, d in state.weights.items() if d.seen is not None and d.felt is not None
+        }
         memories = {name: level.rule.renewed(memories[name], *m, gathered, count) for name, m in retained.items()}
         return {name: level.rule.direction(means[name], memory) for name, memory in memories.items()}, memories
     if isinstance(level.rule, RetainSeen):

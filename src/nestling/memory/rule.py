@@ -162,8 +162,11 @@ class RetainPredictions:
             return {**memory, "since": since}
         mean = (moment / count.to(moment.dtype).clamp_min(1.0)[:, None, None] for moment in (seen, felt))
         new = {
-            name: damping * torch.linalg.inv_ex(damped(moment, damping))[0]  # no check: what is not finite is refused later
-            for name, moment, damping in zip(("inputs", "outputs"), mean, (self.damping, self.output_damping), strict=True)
+            name: damping
+            * torch.linalg.inv_ex(damped(moment, damping))[0]  # no check: what is not finite is refused later
+            for name, moment, damping in zip(
+                ("inputs", "outputs"), mean, (self.damping, self.output_damping), strict=True
+            )
         }
         kept = {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
         return {**kept, "since": torch.where(old, 0.0, since)}

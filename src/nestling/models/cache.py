@@ -21,11 +21,13 @@ class Segment(State):
     """The tokens since the fastest level last learnt. They are kept, with the state they started from, so that the
     gradient of a segment does not depend on how many calls delivered it.
 
-    tokens: `[B, P]` int64. count: `[B]` int64 on the CPU, how many are real: P means full, waiting for its last label.
+    tokens: `[B, P]` int64. lessons: `[B, P]` int64, what should have been predicted in their places, -100 for nothing.
+    count: `[B]` int64 on the CPU, how many are real: P means full, waiting for its last label.
     mixers: every layer's state at the segment's first token.
     """
 
     tokens: Tensor
+    lessons: Tensor
     count: Tensor
     mixers: tuple[Any, ...]
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nestling.levels import Level, LevelOptimizer, asked, second_moments
+from nestling.levels import Level, LevelOptimizer, asked, outputs, second_moments
 from nestling.models import reading
 from nestling.models.cache import HopeCache
+from nestling.models.segment import IGNORED
 
 
 class LearningModel(PreTrainedModel, GenerationMixin):
@@ -39,6 +40,11 @@ class LearningModel(PreTrainedModel, GenerationMixin):
         """While open, what the rules of levels ask for is gathered: `nestling.levels.second_moments`, by weight name."""
         factors = asked(self.levels, self.moves, self.learnable_weights())
         return second_moments({name: self.module_of(name) for name in factors}, mask, factors)
+
+    def listen(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """While open, the outputs are kept whose gradients the rules of levels ask for: `nestling.levels.outputs`."""
+        asking = [names for level, names in zip(self.levels, self.moves, strict=True) if level.feels]
+        return outputs({name: self.module_of(name) for names in asking for name in names})
 
     def begin(self, batch: int) -> tuple[Any, ...]:
         """The states of what mixes over time, before the first token."""
@@ -72,12 +78,22 @@ class LearningModel(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        lessons: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and with `labels` (-100 is ignored) the mean next-token loss.
 
         input_ids: `[B, L]`. attention_mask: `[B, L]` or `[B, past + L]`, 0 at padding, on any side.
         past_key_values: a `HopeCache`; its mode says whether this call learns.
+        labels: `[B, L]` int64, for the returned loss alone: what training the model minimises. Levels never see them.
+        lessons: `[B, L]` int64, what levels learn while they read, aligned as `labels` are: what they should have predicted in
+            each token's place from the tokens before it, or -100, from which they learn nothing. None: the tokens themselves.
+            Periods are counted in tokens, and an update is made of the mean gradient of its period's lessons; a period without
+            any makes no update.
+
+        Raises:
+            ValueError: lessons of another shape or dtype, outside the vocabulary, or where nothing learns; and for other input
+                that does not fit the message says what would.
         """
         if past_key_values is not None and not isinstance(past_key_values, HopeCache):
             raise ValueError(
@@ -87,8 +103,13 @@ class LearningModel(PreTrainedModel, GenerationMixin):
         cache = past_key_values or self.new_cache()
         keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
         if cache.learning == "context":
-            logits = self._learn(input_ids, attention_mask, position_ids, cache, inputs_embeds, logits_to_keep)[:, keep]
+            given = input_ids, lessons, attention_mask, position_ids
+            logits = self._learn(*given, cache, inputs_embeds, logits_to_keep)[:, keep]
         else:
+            if lessons is not None:
+                raise ValueError(
+                    "lessons were given, but this reading learns nothing; use learning='context', or leave them out"
+                )
             x = one_of(input_ids, inputs_embeds)
             logits = self.recite(x, Rows(x, attention_mask, position_ids), cache, keep)
             cache.advance(x.shape[1])
@@ -99,7 +120,9 @@ class LearningModel(PreTrainedModel, GenerationMixin):
             )
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
 
-    def _learn(self, ids: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any, keep: Any) -> Tensor:
+    def _learn(
+        self, ids: Any, lessons: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any, keep: Any
+    ) -> Tensor:
         """Logits `[B, L, V]`, of the last `keep` tokens at least."""
         if not self.levels:
             raise ValueError("learning='context' but the model has no levels; give the configuration levels")
@@ -107,12 +130,13 @@ class LearningModel(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 "learning needs input_ids, since the next token is the label; with inputs_embeds use learning='off'"
             )
+        lessons = ids if lessons is None else check_lessons(lessons, ids, self.config.get_text_config().vocab_size)
         outer = torch.is_grad_enabled()  # asked before the next line, which switches gradients on
         with torch.inference_mode(False), torch.set_grad_enabled(outer):
-            ids = ids.clone() if ids.is_inference() else ids
+            ids, lessons = (t.clone() if t.is_inference() else t for t in (ids, lessons))
             rows = Rows(ids, mask, positions)
             keep = keep if isinstance(keep, int) and rows.lengths is None else 0
-            logits = rows.back(reading.read(self, rows.align(ids), rows.lengths, cache, keep))
+            logits = rows.back(reading.read(self, rows.align(ids), rows.align(lessons), rows.lengths, cache, keep))
         cache.advance(ids.shape[1])
         return logits
 
@@ -137,6 +161,16 @@ def one_of(ids: Tensor | None, embeds: Tensor | None) -> Tensor:
     if embeds is not None and ids is None:
         return embeds
     raise ValueError("pass exactly one of input_ids and inputs_embeds")
+
+
+def check_lessons(lessons: Tensor, ids: Tensor, size: int) -> Tensor:
+    """The lessons, where they are of these ids and of a vocabulary of `size`; a ValueError otherwise."""
+    if lessons.shape != ids.shape or lessons.dtype != torch.int64:
+        found = f"{tuple(lessons.shape)} {lessons.dtype}"
+        raise ValueError(f"lessons are {found}; expected {tuple(ids.shape)} torch.int64, one for each of the input_ids")
+    if bool(((lessons != IGNORED) & ((lessons < 0) | (lessons >= size))).any()):
+        raise ValueError(f"lessons must be tokens, 0 to {size - 1}, or {IGNORED} where nothing is to be learnt")
+    return lessons.to(ids.device)
 
 
 class Rows:

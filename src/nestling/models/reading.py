@@ -3,13 +3,16 @@
 A sequence is read in segments of the fastest level's period P. The prediction of the token at a boundary is still
 made by the old weights and counts in their loss; then, before that token is read, the levels move:
 
-    segment s reads tokens  sP .. sP+P-1   and is judged on  sP+1 .. sP+P   (the stream is its own label)
+    segment s reads tokens  sP .. sP+P-1   and is judged on  sP+1 .. sP+P
+
+The stream is its own label, or it comes with lessons: in each token's place what should have been predicted there.
 
 What happens to one segment, and what of it the outer gradient sees, is in `segment.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,16 +21,20 @@ from torch.nn import functional as F
 
 from nestling.levels import FastWeights, effective, gather, initial
 from nestling.models.cache import HopeCache, Segment, Session
-from nestling.models.segment import learn_segment, run, weights_now
+from nestling.models.segment import IGNORED, learn_segment, run, slopes, weights_now
 from nestling.ops.ragged import Piece, join, pieces, real_tokens
+from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
     from nestling.models.learning import LearningModel
 
 
-def read(model: LearningModel, ids: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0) -> Tensor:
+def read(
+    model: LearningModel, ids: Tensor, lessons: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0
+) -> Tensor:
     """Logits `[B, L, V]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
 
+    lessons: `[B, L]`, what is learnt to be predicted in each token's place, -100 for nothing.
     lengths: `[B]` int64 on the CPU, the real tokens of each row, None for all.
     keep: how many of the last tokens' logits are wanted; those before may then be left out. 0 wants all.
     """
@@ -42,14 +49,14 @@ def read(model: LearningModel, ids: Tensor, lengths: Tensor | None, cache: HopeC
     outputs = []
     cut = pieces(session.segment.count % period, lengths, length, period)
     for piece in cut:
-        tokens = piece.take(ids)
-        session = _learn_full(model, session, cache, tokens[:, 0], piece.count > 0)
+        tokens, taught = piece.take(ids), piece.take(lessons)
+        session = _learn_full(model, session, cache, taught[:, 0], piece.count > 0)
         after = int(piece.start[0]) + piece.width
         if piece.uniform and piece.width == period and after < length:
-            labels = ids[:, after - period + 1 : after + 1]
+            labels = lessons[:, after - period + 1 : after + 1]
             logits, session = _read_and_learn(model, tokens, labels, session, cache)
         else:
-            logits, session = _read_on(model, tokens, piece, session, cache)
+            logits, session = _read_on(model, tokens, taught, piece, session, cache)
         early = length - keep - int(piece.start[0]) if keep and piece.uniform else 0
         outputs.append(logits[:, early:].clone() if early > 0 else logits)
     cache.session = session
@@ -71,11 +78,11 @@ def start_session(model: LearningModel, batch: int) -> Session:
     mixers = model.begin(batch)
     period = model.levels[0].period
     tokens = torch.zeros(batch, period, dtype=torch.int64, device=model.device)
-    return Session(mixers, Segment(tokens, torch.zeros(batch, dtype=torch.int64), mixers))
+    return Session(mixers, Segment(tokens, tokens, torch.zeros(batch, dtype=torch.int64), mixers))
 
 
 def _empty_segment(segment: Segment, mixers: tuple[Any, ...]) -> Segment:
-    return Segment(segment.tokens, torch.zeros_like(segment.count), mixers)
+    return replace(segment, count=torch.zeros_like(segment.count), mixers=mixers)
 
 
 def flush(model: LearningModel, cache: HopeCache) -> None:
@@ -89,9 +96,9 @@ def flush(model: LearningModel, cache: HopeCache) -> None:
 
 
 def _read_on(
-    model: LearningModel, tokens: Tensor, piece: Piece, session: Session, cache: HopeCache
+    model: LearningModel, tokens: Tensor, lessons: Tensor, piece: Piece, session: Session, cache: HopeCache
 ) -> tuple[Tensor, Session]:
-    """Read a stretch inside a segment and remember its tokens."""
+    """Read a stretch inside a segment and remember its tokens and lessons."""
     assert session.segment is not None and cache.memory is not None
     lengths = None if piece.mask(tokens.device) is None else piece.count
     logits, mixers = run(model, weights_now(model, cache.memory), tokens, session.mixers, lengths)
@@ -100,8 +107,12 @@ def _read_on(
     real = real_tokens(piece.count, piece.width)
     spare = segment.tokens.shape[1]  # one more column takes the padding
     places = torch.where(real, places, spare).to(tokens.device)
-    kept = F.pad(segment.tokens, (0, 1)).scatter(1, places, tokens)[:, :-1]
-    return logits, Session(mixers, Segment(kept, segment.count + piece.count, segment.mixers))
+
+    def kept(old: Tensor, new: Tensor) -> Tensor:
+        return F.pad(old, (0, 1)).scatter(1, places, new)[:, :-1]
+
+    tokens, lessons = kept(segment.tokens, tokens), kept(segment.lessons, lessons)
+    return logits, Session(mixers, Segment(tokens, lessons, segment.count + piece.count, segment.mixers))
 
 
 def _read_and_learn(
@@ -124,7 +135,7 @@ def _learn_full(model: LearningModel, session: Session, cache: HopeCache, label:
     if bool(rows.all()):
         return Session(session.mixers, _empty_segment(segment, session.mixers))
     starts = tuple(now.where(rows, old) for now, old in zip(session.mixers, segment.mixers, strict=True))
-    return Session(session.mixers, Segment(segment.tokens, torch.where(rows, 0, segment.count), starts))
+    return Session(session.mixers, replace(segment, count=torch.where(rows, 0, segment.count), mixers=starts))
 
 
 def _learn(
@@ -137,8 +148,8 @@ def _learn(
     count = torch.where(rows, count, 0)
     width = int(count.max())
     tokens = segment.tokens[:, :width]
-    last = label[:, None] if label is not None else segment.tokens[:, :1]
-    following = torch.cat([segment.tokens, last], dim=1)[:, 1 : width + 1]
+    last = label[:, None] if label is not None else segment.lessons[:, :1]
+    following = torch.cat([segment.lessons, last], dim=1)[:, 1 : width + 1]
     if label is not None:  # the label follows the last token of the row, wherever that is
         following = following.scatter(1, (count - 1).clamp_min(0)[:, None].to(tokens.device), last)
     # the outer gradient of what it says comes from when it was first read; only that of the update can be missing
@@ -148,13 +159,20 @@ def _learn(
 
 @torch.no_grad()
 def calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> FastWeights:
-    """Enter the inputs that reading `ids [B, L]` gives every moved weight as seen. No weight moves."""
+    """Enter the inputs that reading `ids [B, L]` gives every moved weight as seen, and the gradients at its outputs as felt
+    where a rule asks for them. No weight moves.
+    """
     memory = memory or initial(model.levels, model.moves, model.learnable_weights(), ids.shape[0])
     mixers = model.begin(ids.shape[0])
     weights = effective(memory, model.learnable_weights())
-    for tokens in ids.split(model.levels[0].period, dim=1):
-        with model.watch(None) as seen:
-            _, mixers = model.run(weights, tokens, mixers, None)
+    period = model.levels[0].period
+    following = F.pad(ids[:, 1:], (0, 1), value=IGNORED)
+    for tokens, labels in zip(ids.split(period, dim=1), following.split(period, dim=1), strict=True):
+        with torch.set_grad_enabled(any(level.feels for level in model.levels)), model.watch(None) as seen:
+            with model.listen() as said:
+                logits, mixers = model.run(weights, tokens, mixers, None)
+            _, felt = slopes(logits, labels, {}, said, None) if said else ({}, {})
+        mixers = tree_map(Tensor.detach, mixers)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
-        memory = gather(memory, None, seen, count, count)
+        memory = gather(memory, None, seen, count, count, felt)
     return memory

@@ -11,6 +11,7 @@ of a loss of the logits, is one of three (`outer_gradient` of the configuration)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nestling.levels import FastWeights, effective, gather, step
+from nestling.levels import FastWeights, effective, gather, moment, step
 from nestling.ops.ragged import real_tokens
 from nestling.ops.recompute import recompute
 from nestling.ops.state import tree_map
@@ -26,6 +27,7 @@ from nestling.ops.state import tree_map
 if TYPE_CHECKING:
     from nestling.models.learning import LearningModel
 
+IGNORED = -100  # a label that teaches nothing, as in transformers
 Read = tuple[Tensor, tuple[Any, ...], FastWeights]
 
 
@@ -39,7 +41,8 @@ def learn_segment(
 ) -> Read:
     """Logits `[B, P, V]` of a segment, the mixers' states after it, and the levels when they have ticked.
 
-    tokens, labels: `[B, P]`. count: `[B]` int64 on the CPU, how many tokens of each row are judged (None: all).
+    tokens, labels: `[B, P]`, each token and what should follow it, -100 where nothing is taught.
+    count: `[B]` int64 on the CPU, how many tokens of each row are judged (None: all).
     """
     outer = model.config.outer_gradient if torch.is_grad_enabled() else None
     if outer != "second-order":
@@ -70,27 +73,37 @@ def _learn(
             mixers = mixers if outer else tree_map(Tensor.detach, mixers)
         # what the outer gradient does not reach, as weights under an adapter, has an inner gradient all the same
         weights = {name: w if w.requires_grad else w.requires_grad_() for name, w in weights.items()}
-        with model.watch(mask) as seen:
+        with model.watch(mask) as seen, model.listen() as said:
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
-        loss = _loss(logits, labels, mask)
-        moved = list(weights.values())
-        slopes = torch.autograd.grad(loss, moved, retain_graph=outer is not None, create_graph=exact, allow_unused=True)
-    gradients = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), slopes, strict=True)}
+        labels = labels if mask is None else labels.masked_fill(~mask, IGNORED)
+        gradients, felt = slopes(logits, labels, weights, said, outer)
     if outer is None:
         logits, after = logits.detach(), tree_map(Tensor.detach, after)
     counted = torch.full((len(tokens),), tokens.shape[1]) if count is None else count
     with torch.set_grad_enabled(exact):
-        read = counted.to(tokens.device)
-        memory = step(model.levels, gather(memory, gradients, seen, read, read))
+        lessons = (labels != IGNORED).sum(1)
+        memory = step(model.levels, gather(memory, gradients, seen, counted.to(tokens.device), lessons, felt))
     return logits, after, memory
 
 
-def _loss(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Sum of the next-token losses of real tokens, in float32 or better."""
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    losses = F.cross_entropy(logits.mT.to(exact), labels, reduction="none")
-    return (losses if mask is None else losses.masked_fill(~mask, 0.0)).sum()
+def slopes(
+    logits: Tensor, labels: Tensor, weights: dict[str, Tensor], said: dict[str, Tensor], outer: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of the sum of the losses of what is taught, in float32 or better, and the moments of those at outputs.
+
+    said: the outputs `[B, P, out]`, by weight name. Where nothing is taught no pass backward is made.
+    """
+    asked = [*weights.values(), *said.values()]
+    found: Sequence[Tensor | None] = [None] * len(asked)
+    if bool((labels != IGNORED).any()):
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        loss = F.cross_entropy(logits.mT.to(exact), labels, ignore_index=IGNORED, reduction="none").sum()
+        kept, again = outer is not None, outer == "second-order"
+        found = torch.autograd.grad(loss, asked, retain_graph=kept, create_graph=again, allow_unused=True)
+    whole = [torch.zeros_like(x) if g is None else g for x, g in zip(asked, found, strict=True)]
+    gradients, felt = whole[: len(weights)], whole[len(weights) :]
+    return dict(zip(weights, gradients, strict=True)), {n: moment(g) for n, g in zip(said, felt, strict=True)}
 
 
 def run(

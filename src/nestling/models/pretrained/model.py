@@ -151,7 +151,7 @@ class ConvertedForCausalLM(Converted, LearningModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `LearningModel.forward`. Without a cache and without learning it is the original's, which knows more options."""
         cached = kwargs.get("past_key_values") is not None or kwargs.get("use_cache", not self.training)
-        if cached or args or self.new_cache().learning == "context":
+        if cached or args or "lessons" in kwargs or self.new_cache().learning == "context":
             return super().forward(*args, **kwargs)
         return self.inner(**kwargs)
 
