@@ -27,7 +27,7 @@ class Difference(State):
 
     value: `D [B, out, in]`; of a level with a rank r `B [B, out, r]`, see `factor.py`, and r stands for `in` in what follows.
     gradient: `[B, out, in]`, the sum over the tokens since the last update.
-    seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not ask for it.
+    seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not retain.
     memory: `[B, ..]` by name, what an optimiser as the rule remembers, or the inverses of `RetainPredictions`; else empty.
     moment: `[B, in, in]`, the sum of `x x^T` over the tokens of `gradient`, or None where the rule does not erase.
     felt: `[B, out, out]`, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule does not ask.

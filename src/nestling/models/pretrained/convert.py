@@ -69,15 +69,17 @@ def convert(
         "form": form,
         "learning": learning,
         "outer_gradient": outer_gradient,
-        "window": _window(window, model, found[0].period if learning == "context" else 1) if speaks else None,
+        "window": _window(window, model, found[0].period, learning) if speaks else None,
     }
     kind = ConvertedForCausalLM if speaks else ConvertedModel
     return kind(ConvertedConfig(**settings), model).train(model.training)
 
 
-def _window(window: int | None, model: PreTrainedModel, period: int) -> int:
+def _window(window: int | None, model: PreTrainedModel, period: int, learning: str) -> int:
     """Whole periods, at most as many tokens as the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if learning != "context":
+        period = min(period, positions or period)  # an optimiser's period is no stretch of one text
     most = (positions or 2**31) // period * period
     if most == 0:
         raise ValueError(
