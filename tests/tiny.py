@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nestling.levels import Level, StepOf
-from nestling.memory import DeltaGradientDescent, RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.models import ConvertedForCausalLM, HopeCache, HopeConfig, HopeForCausalLM, LearningModel, convert
 from tests.families import decoder
 
@@ -66,6 +66,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "levels": [FAST, Level(2 * PERIOD, lr=0.5, rule=DeltaGradientDescent(), reset=0.9)],
         "level_variant": "sequential",
     },
+    "hope-predictions": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [
+            Level(PERIOD, lr=0.3, reset="context"),
+            Level(2 * PERIOD, lr=1.0, rule=RetainPredictions(0.3, 0.3, forgetting=0.9, refresh=0.5)),
+        ],
+        "level_variant": "superposed",
+        "learnt": "all",
+    },
     "hope-low-rank": {
         "mixer": "attention",
         "sliding_window": 10,
@@ -79,7 +90,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 LEARNING = [name for name in SETTINGS if name != "transformer++"]
 CONVERTED: dict[str, dict[str, Any]] = {
     "llama": {},
-    "gpt2": {"assign": "all"},
+    "gpt2": {"assign": "all", "levels": [replace(FAST, lr=1.0, rule=RetainPredictions()), SLOW]},
     "mistral": {"assign": "last_quarter", "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW]},
     "gpt-neox": {"form": "chain"},
     "phi": {"form": "dealt"},

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nestling.levels import effective, initial
 from nestling.levels.factor import projected
-from nestling.memory import RetainSeen
+from nestling.memory import RetainPredictions, RetainSeen
 from nestling.models import HopeCache
 from nestling.models.reading import calibrate, flush
 from tests.helpers import close, differ, gradients, named, row, same
@@ -18,7 +18,7 @@ L = 27
 every_model = pytest.mark.parametrize("name", SETTINGS)
 models_that_learn = pytest.mark.parametrize("name", LEARNING)
 OVERFLOWING = [name for name in LEARNING if name != "hope-delta"]  # no rate makes that one's steps large
-RETAINING = [name for name in LEARNING if isinstance(SETTINGS[name]["levels"][1].rule, RetainSeen)]
+RETAINING = [name for name in LEARNING if isinstance(SETTINGS[name]["levels"][1].rule, RetainSeen | RetainPredictions)]
 
 
 def rated(name, lr, **changes):
@@ -190,6 +190,31 @@ def test_calibration_moves_nothing_and_protects(name):
         slow = (memory[0], learnt[1])  # the fast level at zero: what the slow one holds alone
         moved.append(read(net, known, HopeCache("off", slow))[0] - read(net, known, HopeCache("off"))[0])
     assert 1e-3 < moved[1].norm() < moved[0].norm()
+
+
+@pytest.mark.parametrize("how", ["reading", "calibrating"])
+@pytest.mark.parametrize("name", ["hope-predictions", "gpt2"])
+def test_what_is_felt_are_the_gradients_at_the_outputs(name, how):
+    """Row by row the sum of `g g^T` that autograd finds for a zero added to each output; of tokens that have a label."""
+    net, ids = model(name), text(2, PERIOD + 1)
+    if how == "reading":
+        memory = read(net, ids)[1].memory
+    else:
+        memory = calibrate(net, ids[:, :PERIOD], None)
+        ids = ids[:, :PERIOD]  # its last token has no label
+    felt = next(state for level, state in zip(net.levels, memory, strict=True) if level.feels)
+    for weight, difference in felt.weights.items():
+        added = []
+
+        def plus(_, __, output, added=added):
+            added.append(torch.zeros_like(output, requires_grad=True))
+            return output + added[0]
+
+        handle = net.module_of(weight).register_forward_hook(plus)
+        logits = net(ids[:, :-1], past_key_values=HopeCache("off")).logits
+        handle.remove()
+        slope = torch.autograd.grad(F.cross_entropy(logits.mT, ids[:, 1:], reduction="sum"), added[0])[0]
+        close(difference.felt, slope.mT @ slope)
 
 
 def test_levels_of_the_parameter_regime_stand_still_while_reading():

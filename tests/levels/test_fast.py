@@ -3,6 +3,7 @@
 B rows, each a problem of its own: `y = x W^T`, loss `1/2 |W x - y|^2`, `W = W_0 + sum_l D_l` `[out, in]`.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from nestling.levels import Level, StepOf, effective, end_context, gather, initial, second_moments, step
-from nestling.memory import DeltaGradientDescent, RetainSeen
+from nestling.levels.felt import moment as outer_products
+from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.optim.generalised_momentum import Rows
 from nestling.optim.preconditioned_momentum import Kronecker
 from tests.helpers import close, differ, named, randn, row, same
@@ -33,15 +35,22 @@ class Problem:
     def learn(self, state, x, y, tokens=None):
         """One segment: gradients at the sum of all levels, gathered; then every level that is due moves."""
         weight = effective(state, {NAME: self.start})[NAME]
-        slope = (x @ weight.mT - y).mT @ x
+        error = x @ weight.mT - y
         count = torch.full((B,), x.shape[1]) if tokens is None else tokens
-        return step(self.levels, gather(state, {NAME: slope}, {NAME: x.mT @ x}, count, count))
+        felt = {NAME: outer_products(error)}
+        return step(self.levels, gather(state, {NAME: error.mT @ x}, {NAME: x.mT @ x}, count, count, felt))
 
     def run(self, state=None):
         state = state or self.state()
         for x, y in zip(self.x, self.y, strict=True):
             state = self.learn(state, x, y)
         return state
+
+
+def protected(moment, damping):
+    """`a (M + a I)^-1` of a second moment that is scaled to a mean eigenvalue of 1."""
+    values, vectors = torch.linalg.eigh(moment)
+    return vectors @ torch.diag(damping / (values / values.mean() + damping)) @ vectors.T
 
 
 def by_hand(problem, b):
@@ -51,13 +60,16 @@ def by_hand(problem, b):
     slopes, clocks = [0.0] * len(levels), [0] * len(levels)
     seen, count = [torch.zeros(IN, IN, dtype=torch.float64) for _ in levels], [0.0] * len(levels)
     inputs = [0.0] * len(levels)  # of the period
+    felt, since, inverses = [0.0] * len(levels), [math.inf] * len(levels), [None] * len(levels)
     for x, y in zip(problem.x[:, b], problem.y[:, b], strict=True):
         weight = problem.start + sum(differences)
         slope = sum(torch.outer(weight @ x_t - y_t, x_t) for x_t, y_t in zip(x, y, strict=True))
         moment = sum(torch.outer(x_t, x_t) for x_t in x)
+        errors = [weight @ x_t - y_t for x_t, y_t in zip(x, y, strict=True)]
         for i, level in enumerate(levels):
             slopes[i], clocks[i] = slopes[i] + slope, clocks[i] + len(x)
             seen[i], count[i], inputs[i] = seen[i] + moment, count[i] + len(x), inputs[i] + moment
+            felt[i] = felt[i] + sum(torch.outer(error, error) for error in errors)
             if clocks[i] < level.period:
                 continue
             mean = slopes[i] / clocks[i]
@@ -68,6 +80,13 @@ def by_hand(problem, b):
                 unit = unit / unit.diagonal().mean()
                 mean = level.rule.damping * mean @ torch.linalg.inv(unit + level.rule.damping * torch.eye(IN))
                 seen[i], count[i] = level.rule.forgetting * seen[i], level.rule.forgetting * count[i]
+            if isinstance(level.rule, RetainPredictions):
+                since[i] += clocks[i]
+                if since[i] >= level.rule.refresh * count[i]:
+                    pairs = (seen[i], level.rule.damping), (felt[i], level.rule.output_damping)
+                    inverses[i], since[i] = [protected(*pair) for pair in pairs], 0.0
+                mean = inverses[i][1] @ mean @ inverses[i][0]
+                seen[i], felt[i], count[i] = (level.rule.forgetting * value for value in (seen[i], felt[i], count[i]))
             if isinstance(level.rule, DeltaGradientDescent):
                 period = inputs[i] / clocks[i]
                 mean = (mean + differences[i] @ period) @ torch.linalg.inv(torch.eye(IN) + level.lr * period)
@@ -94,6 +113,8 @@ LEVELS = {
     "erasing": [Level(P, lr=0.3, rule=DeltaGradientDescent())],
     "plain and erasing": [PLAIN, Level(3 * P, lr=0.8, rule=DeltaGradientDescent(), clip=0.5, reset=0.9)],
     "erasing and retaining": [Level(P, lr=0.3, rule=DeltaGradientDescent()), SLOW],
+    "retaining predictions": [Level(P, lr=0.3, rule=RetainPredictions(0.5, 0.2, refresh=0.0), clip=1.0)],
+    "the same, seldom": [PLAIN, Level(2 * P, lr=0.6, rule=RetainPredictions(0.1, 0.3, 0.8, refresh=0.7), reset=0.9)],
     "of one period": [PLAIN, Level(P, lr=0.1, rule=RetainSeen(1.0, 0.5))],
 }
 ALL = {**LEVELS, **OPTIMISED}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nestling.levels import Level, LevelOptimizer, effective, gather, initial, step
-from nestling.memory import RetainSeen
+from nestling.memory import RetainPredictions, RetainSeen
 from tests.helpers import close, randn
 
 B, L, IN, OUT = 2, 3, 4, 2
@@ -102,6 +102,27 @@ def test_what_it_cannot_do_raises():
         Task([Level(4, reset="context")])
     with pytest.raises(ValueError, match=r"moved\.weight has no gradient; call backward"):
         Task([PLAIN]).optimizer.step(TOKENS)
+
+
+def test_what_was_felt_is_of_the_sum_of_losses():
+    """However the tokens are divided among passes, the moments of the outputs' gradients are those of the whole sum."""
+    task = Task([Level(3 * TOKENS, lr=0.0, rule=RetainPredictions())])
+    expected = 0.0
+    for x, y in zip(task.x[:3], task.y, strict=False):
+        error = (x @ task.start.mT + task.module["other"](x).detach() - y).flatten(0, 1)
+        expected = expected + error.mT @ error
+        task.train(x, y)
+    close(task.optimizer.state[0].weights["moved.weight"].felt[0], expected)
+
+
+def test_predictions_that_were_not_learnt_from_raise():
+    """A forward pass inside `watch` shows the inputs; the gradients at the outputs come with the pass backward."""
+    task = Task([Level(TOKENS, lr=0.1, rule=RetainPredictions())])
+    with task.optimizer.watch():
+        task.module["moved"](task.x[0])
+    task.module["moved"].weight.grad = torch.ones_like(task.start)
+    with pytest.raises(ValueError, match="nothing was seen"):
+        task.optimizer.step(TOKENS)
 
 
 def test_retention_that_was_shown_nothing_raises():

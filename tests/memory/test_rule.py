@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from nestling.memory import L2, AssociativeMemory, DeltaGradientDescent, DotProduct, GradientDescent, Matrix, RetainSeen
+from torch.nn import functional as F
+
+from nestling.memory import (
+    L2,
+    AssociativeMemory,
+    DeltaGradientDescent,
+    DotProduct,
+    GradientDescent,
+    Matrix,
+    RetainPredictions,
+    RetainSeen,
+)
 from tests.helpers import close, directions, randn
 
 D = 4
@@ -182,3 +193,95 @@ def test_a_rate_of_zero_moves_nothing(rule):
     """With eta = 0 a rule neither erases nor writes, whatever the surprise."""
     start = randn(D, D)
     close(after(rule, 0.0, directions(6, D), randn(6, D), start, 3), start)
+
+
+class Past:
+    """A softmax regression `[K, D]`, what it has seen and said, and the gradient of something new, `[1, K, D]`."""
+
+    K, N = 6, 4000
+
+    def __init__(self):
+        self.weight = randn(self.K, D)
+        self.weight[4:] -= 4.0 * self.weight[4:].sign()  # two classes that its past hardly knows
+        self.x = randn(self.N, D).abs() * torch.tensor([3.0, 1.0, 0.3, 0.1], dtype=torch.float64)
+        says = F.softmax(self.x @ self.weight.mT, -1)
+        drawn = torch.multinomial(says, 1)[:, 0]
+        errors = says - F.one_hot(drawn, self.K)
+        self.seen, self.felt = (m.mT @ m for m in (self.x[None], errors[None]))
+        self.count = torch.tensor([float(self.N)], dtype=torch.float64)
+        self.slope = randn(1, self.K, D)
+
+    def direction(self, rule):
+        """What a rule makes of the new gradient, scaled to one gain: its product with the gradient is 1."""
+        if isinstance(rule, RetainPredictions):
+            memory = rule.renewed(rule.initial(self.slope), self.seen, self.felt, self.count, self.count)
+            found = rule.direction(self.slope, memory)
+        else:
+            found = self.slope if rule is None else rule.direction(self.slope, self.seen, self.count)
+        return (found / (found * self.slope).sum())[0]
+
+    def divergence(self, change):
+        """Mean KL divergence of what it said of its past from what it says after a change of the weight."""
+        before, after = (F.log_softmax(self.x @ w.mT, -1) for w in (self.weight, self.weight - change))
+        return F.kl_div(after, before, log_target=True, reduction="batchmean")
+
+
+def test_retaining_predictions_is_its_argmin():
+    """The step minimises `<G, dW> + 1 / (2 a b) tr(B dW A dW^T)`, A and B damped and scaled to unit mean square."""
+    past, rule = Past(), RetainPredictions(damping=0.3, output_damping=0.7)
+    change = rule.direction(past.slope, rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count, past.count))
+
+    def scaled(moment, damping):
+        return moment[0] * len(moment[0]) / moment[0].trace() + damping * torch.eye(len(moment[0]), dtype=torch.float64)
+
+    def objective(w):
+        pull = scaled(past.felt, 0.7) @ w @ scaled(past.seen, 0.3) @ w.mT
+        return (past.slope[0] * w).sum() + pull.trace() / (2 * 0.3 * 0.7)
+
+    w = -change[0].clone().requires_grad_()
+    close(torch.autograd.grad(objective(w), w)[0], torch.zeros_like(w))
+
+
+def test_what_was_said_changes_least_by_retaining_predictions():
+    """For the same gain of something new: less than by retention of the outputs, and that less than by the gradient."""
+    torch.manual_seed(0)
+    for _ in range(10):
+        past = Past()
+        rules = RetainPredictions(1e-2, 1e-2), RetainSeen(1e-2), None
+        ours, outputs, plain = (past.divergence(0.05 * past.direction(rule)) for rule in rules)
+        assert ours < outputs < plain
+
+
+def test_much_damping_is_plain_descent():
+    past = Past()
+    rule = RetainPredictions(damping=1e9, output_damping=1e9)
+    memory = rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count, past.count)
+    close(rule.direction(past.slope, memory), past.slope, 1e-6)
+
+
+def test_inverses_are_made_anew_when_enough_was_read():
+    """Once in the tokens that double what was seen, with refresh=0.5; rows by themselves."""
+    rule, slope = RetainPredictions(refresh=0.5), randn(2, 3, D)
+    memory, count = rule.initial(slope), torch.zeros(2, dtype=torch.float64)
+    tokens, made = torch.tensor([10.0, 20.0], dtype=torch.float64), []
+    for _ in range(6):
+        count = count + tokens
+        before = memory
+        memory = rule.renewed(memory, moments(D), moments(3), tokens, count)
+        made.append([bool((memory[n] != before[n]).any()) for n in ("inputs",)] and (memory["since"] == 0).tolist())
+        tokens = torch.tensor([10.0, 5.0], dtype=torch.float64)
+    assert [row[0] for row in made] == [True, True, False, True, False, False]
+    assert [row[1] for row in made] == [True, False, False, False, True, False]
+
+
+def moments(width):
+    x = randn(2, 3 * width, width)
+    return x.mT @ x
+
+
+def test_settings_out_of_range_raise():
+    for wrong in ({"damping": 0.0}, {"output_damping": -1.0}, {"forgetting": 0.0}):
+        with pytest.raises(ValueError, match="must be"):
+            RetainPredictions(**wrong)
+    with pytest.raises(ValueError, match=r"refresh=-1.0 must be 0 \(at every update\) or above"):
+        RetainPredictions(refresh=-1.0)
