@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from torch.nn import functional as F
 
 from nestling.memory import (
@@ -229,7 +228,9 @@ class Past:
 def test_retaining_predictions_is_its_argmin():
     """The step minimises `<G, dW> + 1 / (2 a b) tr(B dW A dW^T)`, A and B damped and scaled to unit mean square."""
     past, rule = Past(), RetainPredictions(damping=0.3, output_damping=0.7)
-    change = rule.direction(past.slope, rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count, past.count))
+    change = rule.direction(
+        past.slope, rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count, past.count)
+    )
 
     def scaled(moment, damping):
         return moment[0] * len(moment[0]) / moment[0].trace() + damping * torch.eye(len(moment[0]), dtype=torch.float64)

@@ -136,6 +136,7 @@ def eval_ablation(
 
 def eval_adaptation(
     methods: list[str] | None = None,
+    architectures: list[str] | None = None,
     quick: bool = False,
     out: str = "runs/eval/adaptation",
     report: str = "adaptation-report.html",
@@ -145,9 +146,10 @@ def eval_adaptation(
 
     Args:
         methods: some of frozen, SGD, AdamW, LoRA, dynamic evaluation, EWC, replay and the levels, by name; none is all of them.
+        architectures: Transformer++ (what none is), Hope, or both.
         quick: small models, short texts, two settings a method: a minute or two.
         out: folder of the runs; a command that was interrupted goes on from there.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -157,8 +159,9 @@ def eval_adaptation(
     from nestling.report import adaptation as pages
 
     console, size = Console(), "quick" if quick else "default"
-    results = adaptation(methods, size, out, jobs, lambda line: console.print(line, highlight=False))
-    show(pages.html(results), report, pages.tables(results), console)
+    results = adaptation(methods, architectures, size, out, jobs, lambda line: console.print(line, highlight=False))
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    show(page, report, pages.tables(results), console)
 
 
 EVALS = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
+from nestling.report import sections
 from nestling.report.curves import legend, looks
 from nestling.report.sections import page, section, table
 from nestling.report.svg import MUTED, label, render
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Runs = list[dict[str, Any]]
+Part = tuple[str, str, tuple[str, ...], list[list[str]]]
 
 READ = ("method", "setting", "A", "B", "B, last quarter", "A again", "its first quarter", "back after")
 KEPT = ("method", "old, %", "as it stands, %", "later B", "after A again", "bytes a user", "s")
 MATCHED = ("method", "setting", "B", "old, %", "ours", "setting", "B", "old, %", "share")
+EVERY = ("method", "setting", "B", "B, last quarter", "old, %", "later B")
+EVERY_NOTE = "The frontier: the stream against the old prose, at every setting that was run."
 READ_NOTE = (
     "Prose like the training text (A, {a:,} bytes), then Python source (B, {b:,}), then prose (A again, {again:,}), read once; "
     "each stretch in bits a byte, every byte predicted before it is learnt; mean ± standard deviation over {seeds} seeds. Each "
@@ -43,25 +47,53 @@ MATCHED_NOTE = (
 
 def tables(results: dict[str, Any]) -> Group:
     """Three tables an architecture."""
-    drawn = []
+    return Group(*(table(title, columns, rows) for title, _, columns, rows in parts(results)))
+
+
+def parts(results: dict[str, Any]) -> list[Part]:
+    """Title, note, columns and lines of three tables an architecture, and of all that was run."""
+    found: list[Part] = []
     for name, methods in results["architectures"].items():
-        drawn.append(table(f"{name}: the stream, bits a byte", READ, read(methods)))
-        drawn.append(table(f"{name}: what is kept, and what it costs", KEPT, kept(methods)))
-        drawn.append(table(f"{name}: at equal loss of the stream", MATCHED, matched(methods, results["ours"])))
-    return Group(*drawn)
+        found += [
+            (f"{name}: the stream, bits a byte", note(methods), READ, read(methods)),
+            (f"{name}: what is kept, and what it costs", KEPT_NOTE, KEPT, kept(methods)),
+            (f"{name}: at equal loss of the stream", MATCHED_NOTE, MATCHED, matched(methods, results["ours"])),
+        ]
+    return found
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables, and every setting of every method."""
+    swept = [
+        (f"{name}: every setting", EVERY_NOTE, EVERY, every(methods))
+        for name, methods in results["architectures"].items()
+    ]
+    return sections.markdown(results["title"], results["about"], [*parts(results), *swept])
 
 
 def html(results: dict[str, Any]) -> str:
     """The whole page; needs matplotlib."""
-    sections = []
+    drawn = []
     for name, methods in results["architectures"].items():
-        sections.append(section(f"{name}: the stream", note(methods), READ, read(methods), _frontier(name, methods)))
-        sections.append(section(f"{name}: what is kept, and what it costs", KEPT_NOTE, KEPT, kept(methods)))
-        title = f"{name}: at equal loss of the stream"
-        sections.append(
-            section(title, MATCHED_NOTE, MATCHED, matched(methods, results["ours"]), _stream(name, methods))
-        )
-    return page(results["title"], results["about"], sections)
+        drawn += [_frontier(name, methods), "", _stream(name, methods)]
+    body = [section(*part, figure) for part, figure in zip(parts(results), drawn, strict=True)]
+    return page(results["title"], results["about"], body)
+
+
+def every(methods: dict[str, Any]) -> list[list[str]]:
+    """A line for each setting: the frontier in numbers."""
+    return [
+        [
+            name,
+            setting(met),
+            summary(stream(met["runs"])),
+            summary([run["stretches"]["B"]["last_quarter"] for run in met["runs"]]),
+            summary(forgetting(met["runs"]), "+.1f"),
+            summary([run["judged"]["B"]["later"] for run in met["runs"]]),
+        ]
+        for name, swept in methods.items()
+        for met in swept
+    ]
 
 
 def note(methods: dict[str, Any]) -> str:

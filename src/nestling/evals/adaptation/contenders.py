@@ -21,7 +21,8 @@ from nestling.continual.baselines import (
     root_mean_squares,
 )
 from nestling.evals.adaptation.readers import Following, Reader, learning
-from nestling.evals.demo.setup import FAST, PERIOD, SLOW
+from nestling.evals.adaptation.setup import FAST, PERIOD, SLOW
+from nestling.evals.demo import setup as demo
 from nestling.levels import Level
 from nestling.models import HopeForCausalLM
 
@@ -55,26 +56,25 @@ def following(make: Callable[[Setting], Any], **swept: tuple[float, ...]) -> Con
     return Contender(lambda model, sample, setting: Following(model, make(setting), sample), grid(**swept))
 
 
-def levels(*given: Level) -> Contender:
+def levels(*given: Level, factors: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)) -> Contender:
     """A learner whose levels' rates are all multiplied by the same factor."""
 
     def make(model: HopeForCausalLM, sample: Tensor, setting: Setting) -> Reader:
         scaled = [replace(level, lr=level.lr * setting["factor"]) for level in given]
         return learning(model, scaled, sample)
 
-    return Contender(make, grid(factor=(0.25, 0.5, 1.0, 2.0, 4.0)), ours=True)
+    return Contender(make, grid(factor=factors), ours=True)
 
 
 def replaying(tuning: Optimizer, **swept: tuple[float, ...]) -> Contender:
-    """Replay from a buffer that is small, or as large as the weights: by then it keeps all of the sample and the stream, and
-    still owns less than a learner of two levels, which holds two differences of the weights and more.
+    """Replay from a buffer as large as the weights: it keeps all of the sample and the stream, and a larger one, of the
+    bytes that two levels own, would hold the same.
     """
 
     def make(model: HopeForCausalLM, sample: Tensor, setting: Setting) -> Reader:
-        size = int(setting["buffer"] * weight_bytes(model))
-        return Following(model, Replay(tuning(setting["lr"]), size, PERIOD), sample)
+        return Following(model, Replay(tuning(setting["lr"]), weight_bytes(model), PERIOD), sample)
 
-    return Contender(make, grid(**swept, buffer=(0.05, 1.0)))
+    return Contender(make, grid(**swept))
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -89,26 +89,24 @@ def grid(**swept: tuple[float, ...]) -> tuple[Setting, ...]:
 
 SGD_RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 ADAMW_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+# decays of dynamic evaluation and strengths of EWC: the best of wider sweeps on another stream (docs/LOG.md)
 
 CONTENDERS: dict[str, Contender] = {
     "frozen": following(lambda s: Frozen()),
     "SGD": following(lambda s: sgd(s["lr"]), lr=SGD_RATES),
     "AdamW": following(lambda s: adamw(s["lr"]), lr=ADAMW_RATES),
     "LoRA": following(lambda s: LoRA(adamw(s["lr"])), lr=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
-    "dynamic evaluation": following(
-        lambda s: DynamicEvaluation(s["lr"], s["decay"], alike), lr=SGD_RATES, decay=(0.003, 0.03)
-    ),
+    "dynamic evaluation": following(lambda s: DynamicEvaluation(s["lr"], 0.001, alike), lr=SGD_RATES),
     "dynamic evaluation, RMS": following(
         lambda s: DynamicEvaluation(s["lr"], s["decay"], root_mean_squares(PERIOD), epsilon=0.1),
-        lr=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
-        decay=(0.003, 0.03),
+        lr=(0.1, 0.2, 0.4, 0.8, 1.6),
+        decay=(0.001, 0.003),
     ),
-    "EWC": following(
-        lambda s: ElasticWeights(sgd(s["lr"]), s["strength"], PERIOD), lr=SGD_RATES, strength=(1e-2, 1e-1, 1.0)
-    ),
+    "EWC": following(lambda s: ElasticWeights(sgd(s["lr"]), s["strength"], PERIOD), lr=SGD_RATES, strength=(0.01, 0.1)),
     "replay, SGD": replaying(sgd, lr=SGD_RATES),
     "replay, AdamW": replaying(adamw, lr=ADAMW_RATES),
+    "two levels, outputs retained": levels(demo.FAST, demo.SLOW, factors=(0.25, 0.5, 1.0, 2.0, 4.0)),
     "fast level": levels(FAST),
-    "slow level": levels(SLOW),
+    "slow level": levels(SLOW, factors=(0.5, 1.0, 2.0, 3.0, 4.0)),
     "two levels": levels(FAST, SLOW),
 }

@@ -11,27 +11,32 @@ from typing import Any
 from nestling.errors import UserError
 from nestling.evals.adaptation.contenders import CONTENDERS, Setting
 from nestling.evals.adaptation.learn import run
-from nestling.evals.adaptation.setup import SIZES, Size, domains, texts
-from nestling.evals.demo.setup import ARCHITECTURES, FAST, SLOW
+from nestling.evals.adaptation.setup import FAST, SIZES, SLOW, Size, domains, texts
+from nestling.evals.demo import setup as demo
 from nestling.evals.demo.trained import trained
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
 
 
 def adaptation(
-    methods: list[str] | None, size_name: str, out: str, jobs: int, say: Callable[[str], None]
+    methods: list[str] | None,
+    architectures: list[str] | None,
+    size_name: str,
+    out: str,
+    jobs: int,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Results by architecture, method and setting, also in `out`/results.json. What is there already is not run again.
 
     Raises:
-        UserError: an unknown method, or fewer than one job.
+        UserError: an unknown method or architecture, or fewer than one job.
     """
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
     names, size = chosen("method", methods, list(CONTENDERS)), SIZES[size_name]
-    folder = (
-        Path(out) / hashlib.sha256(repr((size.models, ARCHITECTURES, version("nestling"))).encode()).hexdigest()[:12]
-    )
-    models = [(architecture, seed, folder, size) for architecture in size.architectures for seed in size.models.seeds]
+    kinds = chosen("architecture", architectures or [*size.architectures], [*demo.ARCHITECTURES])
+    given = repr((size.models, demo.ARCHITECTURES, version("nestling")))
+    folder = Path(out) / hashlib.sha256(given.encode()).hexdigest()[:12]
+    models = [(architecture, seed, folder, size) for architecture in kinds for seed in size.models.seeds]
     for (architecture, seed, *_), parameters in side_by_side(_train, models, jobs):
         say(f"{architecture}, seed {seed}: {parameters:,} parameters, trained")
     tasks = [
@@ -61,7 +66,7 @@ def adaptation(
                 ]
                 for name in names
             }
-            for architecture in size.architectures
+            for architecture in kinds
         },
         "ours": [name for name in names if CONTENDERS[name].ours],
     }
@@ -94,7 +99,7 @@ def _once(architecture: str, seed: int, folder: Path, size: Size, name: str, set
         model, _ = _model(architecture, seed, folder, size)
         return run(CONTENDERS[name].make(model, data.sample, setting), data)
 
-    given = f"{name} {setting} {size} {FAST} {SLOW}"
+    given = f"{name} {setting} {size} {FAST} {SLOW} {demo.FAST} {demo.SLOW}"
     return kept(_place(architecture, seed, folder), given, make)
 
 

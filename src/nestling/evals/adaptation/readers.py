@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nestling.continual import Learner
 from nestling.continual.baselines import Follower, Method
-from nestling.evals.demo.setup import PERIOD
+from nestling.evals.adaptation.setup import PERIOD
 from nestling.levels import Level
 from nestling.models import HopeConfig, HopeForCausalLM
 from nestling.train import byte_tokenizer

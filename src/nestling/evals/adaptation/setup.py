@@ -7,9 +7,17 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from nestling.evals.demo import setup as demo
+from nestling.levels import Level
+from nestling.memory import RetainPredictions
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+PERIOD = demo.PERIOD  # tokens between two steps of every method
+# rules and rates: the best on another stream (docs/LOG.md)
+FAST = Level(PERIOD, lr=16.0, rule=RetainPredictions(0.3, 0.3), reset="context", clip=0.5)
+SLOW = Level(2 * PERIOD, lr=40.0, rule=RetainPredictions(0.1, 0.1), clip=0.5)
 
 
 @dataclass(frozen=True)
@@ -18,13 +26,13 @@ class Size:
 
     models: how they are trained; its `heldout` is all prose that was not trained on, its `stream` the code.
     first, again: prose before and after the code; the rest of `heldout` judges.
-    architectures: of the models. settings: how many of each method's settings are run, None for all.
+    architectures: of the models, where none are named. settings: how many of each method's settings are run, None for all.
     """
 
     models: demo.Size
     first: int
     again: int
-    architectures: tuple[str, ...] = tuple(demo.ARCHITECTURES)
+    architectures: tuple[str, ...] = ("Transformer++",)
     settings: int | None = None
 
 
@@ -33,11 +41,10 @@ SIZES = {
         demo.Size((0,), 32_768, 4_096, 1_024, 3_072, 8_192),
         first=1_024,
         again=1_024,
-        architectures=("Transformer++",),
         settings=2,
     ),
     "default": Size(
-        demo.Size((0, 1, 2), 512_000, 131_072, 16_384, 40_960, 131_072),
+        demo.Size((0, 1, 2), 512_000, 131_072, 16_384, 40_960, 65_536),
         first=12_288,
         again=12_288,
     ),
