@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,6 +230,17 @@ def test_the_page_has_every_setting() -> None:
         assert page.count(f">{name}<") >= 2 and plain_page.count(f"| {name} |") == 2
 
 
+def test_the_tables_in_the_documentation_are_those_of_the_measurement() -> None:
+    """The page is the JSON, said in Markdown, and has every setting and every seed."""
+    folder = Path(__file__).resolve().parents[2] / "docs" / "results"
+    results = json.loads((folder / "horizons.json").read_text())
+    assert pages.markdown(results) == (folder / "horizons.md").read_text()
+    assert list(results["settings"]) == list(SETTINGS)
+    for name, found in results["settings"].items():
+        assert tuple(found["periods"]) == SETTINGS[name] and len(found["runs"]) == len(results["seeds"]) == 3
+        assert found["factor"] == min(found["trials"], key=lambda trial: trial["bits"])["factor"]
+
+
 def test_without_the_frozen_model_there_is_no_difference() -> None:
     """Some settings alone still make a page."""
     settings = {name: found for name, found in RESULTS["settings"].items() if name != "frozen"}
@@ -253,7 +265,7 @@ def test_a_tiny_run_goes_all_the_way_and_nothing_runs_twice(tmp_path, monkeypatc
     monkeypatch.setitem(SIZES, "quick", TINY)
     said: list[str] = []
     results = main.horizons(None, "quick", str(tmp_path / "out"), 1, said.append)
-    assert len(said) == 2 + (1 + 2 + 2) + 3 * 2
+    assert len(said) == 2 + 3 + 3 * 2  # models, factors, settings with each model
     for found in results["settings"].values():
         assert found["factor"] == min(found["trials"], key=lambda trial: trial["bits"])["factor"]
         assert len(found["runs"]) == 2

@@ -43,13 +43,13 @@ READ_NOTE = (
     "bits less the setting's, model by model."
 )
 KNOWN_NOTE = (
-    "{facts} facts (The code of Lobidu is 40735.), each told {times} times in the first quarter of the prose, and asked after its end "
-    "apart from it, so that levels alone can know them. Two documents differ in the values alone: bits are those of the digits of "
-    "the value that was said, control those of the same digits after the other document, gain the difference; {questions} "
-    "questions a model, five random digits are 16.6 bits. Right of 10: the value is likelier than nine others, of which the "
-    "document says none (chance 10). Right of those said: likelier than the values of the document's other facts (chance {chance:.0f}), "
-    "which asks for the name, too. s: of the processor, to read the three documents; bytes a user: what is kept for each, the "
-    "session apart."
+    "{facts} facts (The code of Lobidu is 40735.), each told {times} times in the first quarter of the prose, and asked after "
+    "its end apart from it, so that levels alone can know them. Two documents differ in the values alone: bits are those of "
+    "the digits of the value that was said, control those of the same digits after the other document, gain the difference; "
+    "{questions} questions a model, of facts of its own; five random digits are 16.6 bits. Right of 10: the value is likelier "
+    "than nine others, of which the document says none (chance 10). Right of those said: likelier than the values of the "
+    "document's other facts (chance {chance:.0f}), which asks for the name, too. s: of the processor, to read the three "
+    "documents; bytes a user: what is kept for each, the session apart."
 )
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from importlib.metadata import version
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 from nestling.errors import UserError
+from nestling.evals.adaptation.models import folder_of, parameters, place_of, ready
+from nestling.evals.adaptation.readers import Reader
 from nestling.evals.adaptation.setup import domains
 from nestling.evals.demo.measures import bits
-from nestling.evals.demo.setup import ARCHITECTURES, FAST, SLOW
-from nestling.evals.demo.trained import trained
+from nestling.evals.demo.setup import FAST, SLOW
 from nestling.evals.horizons.documents import documents, to_tune
 from nestling.evals.horizons.learn import readers, run
 from nestling.evals.horizons.setup import FASTEST, SETTINGS, SIZES, Size
@@ -35,10 +34,10 @@ def horizons(
     size = SIZES[size_name]
     names = chosen("setting", settings or (list(size.settings) if size.settings else None), list(SETTINGS))
     documents(size, seed=0)  # what is missing is told before anything is trained
-    digest = hashlib.sha256(repr((size.models, ARCHITECTURES, version("nestling"))).encode()).hexdigest()
-    folder, seeds = Path(out) / digest[:12], size.models.seeds
-    for (seed, *_), parameters in side_by_side(_train, [(seed, folder, size) for seed in seeds], jobs):
-        say(f"{MODEL}, seed {seed}: {parameters:,} parameters, trained")
+    folder, seeds = folder_of(out, size.models), size.models.seeds
+    models = [(MODEL, seed, folder, size.models) for seed in seeds]
+    for (_, seed, *_), count in side_by_side(parameters, models, jobs):
+        say(f"{MODEL}, seed {seed}: {count:,} parameters, trained")
     tuned: dict[str, dict[float, float]] = {}
     for (name, *_), tried in side_by_side(_tune, [(name, folder, size) for name in names], jobs):
         tuned[name] = tried
@@ -77,10 +76,6 @@ def least(tried: dict[float, float]) -> float:
     return min(tried, key=lambda factor: tried[factor] if isfinite(tried[factor]) else inf)
 
 
-def _train(seed: int, folder: Path, size: Size) -> int:
-    return _model(seed, folder, size)[1]["parameters"]
-
-
 def _tune(name: str, folder: Path, size: Size) -> dict[float, float]:
     """Bits of the document to tune by, read by the first seed's model, at every factor tried."""
     seed, tried = size.models.seeds[0], {}
@@ -90,7 +85,7 @@ def _tune(name: str, folder: Path, size: Size) -> dict[float, float]:
             return {"bits": bits(_readers(name, factor, seed, folder, size)().observe(to_tune(size).ids))}
 
         read = (size.tuning, size.calibration)
-        tried[factor] = kept(_place(seed, folder), f"tuning {_given(name, factor)} {read}", make)["bits"]
+        tried[factor] = kept(place_of(MODEL, seed, folder), f"tuning {_given(name, factor)} {read}", make)["bits"]
 
     for factor in size.factors if SETTINGS[name] else (1.0,):
         attempt(factor)
@@ -108,28 +103,14 @@ def _measure(name: str, factor: float, seed: int, folder: Path, size: Size) -> d
         return run(_readers(name, factor, seed, folder, size), documents(size, seed))
 
     read = (size.python, size.prose, size.facts, size.times, size.calibration)
-    return kept(_place(seed, folder), f"{_given(name, factor)} {read}", make)
+    return kept(place_of(MODEL, seed, folder), f"{_given(name, factor)} {read}", make)
 
 
-def _readers(name: str, factor: float, seed: int, folder: Path, size: Size) -> Any:
+def _readers(name: str, factor: float, seed: int, folder: Path, size: Size) -> Callable[[], Reader]:
     sample = domains(size.models).train[: size.calibration]
-    return readers(_model(seed, folder, size)[0], SETTINGS[name], factor, sample)
+    return readers(ready(MODEL, seed, folder, size.models)[0], SETTINGS[name], factor, sample)
 
 
 def _given(name: str, factor: float) -> str:
     """What every run of a setting depends on, beside the model."""
     return f"{SETTINGS[name]} {factor} {FASTEST} {FAST} {SLOW}"
-
-
-def _model(seed: int, folder: Path, size: Size) -> Any:
-    place = _place(seed, folder)
-    place.mkdir(parents=True, exist_ok=True)
-    return trained(MODEL, seed, size.models, domains(size.models), place, _silent)
-
-
-def _silent(line: str) -> None:
-    """Training reports nothing: its lines would mix with those of other processes."""
-
-
-def _place(seed: int, folder: Path) -> Path:
-    return folder / f"{MODEL.lower().replace('+', '')}-{seed}"
