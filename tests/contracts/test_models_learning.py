@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nestling.levels import effective, initial
 from nestling.levels.factor import projected
-from nestling.memory import RetainPredictions, RetainSeen
+from nestling.memory import RetainSeen
 from nestling.models import HopeCache
 from nestling.models.reading import calibrate, flush
 from tests.helpers import close, differ, gradients, named, row, same
@@ -18,7 +18,7 @@ L = 27
 every_model = pytest.mark.parametrize("name", SETTINGS)
 models_that_learn = pytest.mark.parametrize("name", LEARNING)
 OVERFLOWING = [name for name in LEARNING if name != "hope-delta"]  # no rate makes that one's steps large
-RETAINING = [name for name in LEARNING if isinstance(SETTINGS[name]["levels"][1].rule, RetainSeen | RetainPredictions)]
+RETAINING = [name for name in LEARNING if isinstance(SETTINGS[name]["levels"][1].rule, RetainSeen)]
 
 
 def rated(name, lr, **changes):

@@ -111,9 +111,9 @@ def test_rows_of_any_length_have_the_exact_gradient(name):
         assert theirs is None or (mine - theirs).abs().max() <= (1e-9 if name.startswith("hope") else 1e-5) * (1 + size)
 
 
-def constant(memory, slopes, seen, *counts):
-    """`gather` for which the inner gradient is a constant."""
-    return gather(memory, *(tree_map(torch.Tensor.detach, tree) for tree in (slopes, seen)), *counts)
+def constant(memory, *what):
+    """`gather` for which what a segment taught and showed is a constant."""
+    return gather(memory, *tree_map(torch.Tensor.detach, what))
 
 
 gather = segment.gather

@@ -164,9 +164,38 @@ def eval_adaptation(
     show(page, report, pages.tables(results), console)
 
 
+def eval_horizons(
+    settings: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/horizons",
+    report: str = "horizons-report.html",
+    jobs: int = 2,
+) -> None:
+    """How many levels, and how slow the slowest? Long documents read, and facts told early in them asked at the end.
+
+    Args:
+        settings: some of frozen, 64 alone, and 1 to 4 levels with a slowest period of 512, 2048 or 8192, as "2 levels, 512".
+        quick: a small model, short documents, a slowest period of 512: a minute.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.horizons.main import horizons
+    from nestling.report import horizons as pages
+
+    console, size = Console(), "quick" if quick else "default"
+    results = horizons(settings, size, out, jobs, lambda line: console.print(line, highlight=False))
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    show(page, report, pages.tables(results), console)
+
+
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
     "formal-languages": eval_formal_languages,
+    "horizons": eval_horizons,
     "optimizers": eval_optimizers,
 }

@@ -33,6 +33,17 @@ def wikitext2(part: str, folder: str | None = None) -> str:
     return "".join(row["text"] for row in rows)
 
 
+def war_and_peace(limit: int) -> str:
+    """The first `limit` characters of Tolstoy's novel, in the Maude translation; from the folder of NESTLING_DATA alone."""
+    path = local("haystack", "war_and_peace.txt.gz")
+    if path is None:
+        raise UserError(
+            "War and Peace is not here: put Project Gutenberg's text 2600, compressed with gzip, into a folder as "
+            "haystack/war_and_peace.txt.gz, and let NESTLING_DATA name that folder"
+        )
+    return gzip.decompress(path.read_bytes()).decode()[:limit]
+
+
 def mnist(part: str, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """MNIST (LeCun et al. 1998): images `[N, 28, 28]` uint8 and labels `[N]` uint8; part "train" or "test"."""
     name = MNIST_PARTS[part]

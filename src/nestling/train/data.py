@@ -38,10 +38,10 @@ def english_prose() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
-def python_source(limit: int) -> str:
-    """The first `limit` characters of the standard library's modules, in alphabetical order."""
+def python_source(limit: int, modules: str = "*.py") -> str:
+    """The first `limit` characters of the standard library's modules that match a pattern, in alphabetical order."""
     texts, size = [], 0
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob(modules)):
         try:
             texts.append(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
@@ -49,7 +49,9 @@ def python_source(limit: int) -> str:
         size += len(texts[-1]) + 2
         if size >= limit:
             return "\n\n".join(texts)[:limit]
-    raise UserError(f"the standard library has only {size} characters of source; ask for fewer than {limit}")
+    raise UserError(
+        f"{modules} of the standard library has only {size} characters of source; ask for fewer than {limit}"
+    )
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:

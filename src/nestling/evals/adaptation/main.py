@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from nestling.errors import UserError
 from nestling.evals.adaptation.contenders import CONTENDERS, Setting
 from nestling.evals.adaptation.learn import run
-from nestling.evals.adaptation.setup import FAST, SIZES, SLOW, Size, domains, texts
+from nestling.evals.adaptation.models import folder_of, parameters, place_of, ready
+from nestling.evals.adaptation.setup import FAST, SIZES, SLOW, Size, texts
 from nestling.evals.demo import setup as demo
-from nestling.evals.demo.trained import trained
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
 
 
@@ -34,11 +32,10 @@ def adaptation(
         raise UserError(f"jobs={jobs} must be at least 1")
     names, size = chosen("method", methods, list(CONTENDERS)), SIZES[size_name]
     kinds = chosen("architecture", architectures or [*size.architectures], [*demo.ARCHITECTURES])
-    given = repr((size.models, demo.ARCHITECTURES, version("nestling")))
-    folder = Path(out) / hashlib.sha256(given.encode()).hexdigest()[:12]
-    models = [(architecture, seed, folder, size) for architecture in kinds for seed in size.models.seeds]
-    for (architecture, seed, *_), parameters in side_by_side(_train, models, jobs):
-        say(f"{architecture}, seed {seed}: {parameters:,} parameters, trained")
+    folder = folder_of(out, size.models)
+    models = [(architecture, seed, folder, size.models) for architecture in kinds for seed in size.models.seeds]
+    for (architecture, seed, *_), count in side_by_side(parameters, models, jobs):
+        say(f"{architecture}, seed {seed}: {count:,} parameters, trained")
     tasks = [
         (architecture, seed, folder, size, name, setting)
         for architecture, seed, *_ in models
@@ -85,32 +82,13 @@ def _key(setting: Setting) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in setting.items())
 
 
-def _train(architecture: str, seed: int, folder: Path, size: Size) -> int:
-    place = _place(architecture, seed, folder)
-    place.mkdir(parents=True, exist_ok=True)
-    return _model(architecture, seed, folder, size)[1]["parameters"]
-
-
 def _once(architecture: str, seed: int, folder: Path, size: Size, name: str, setting: Setting) -> dict[str, Any]:
     """One method at one setting, unless it was run before."""
 
     def make() -> dict[str, Any]:
         data = texts(size)
-        model, _ = _model(architecture, seed, folder, size)
+        model, _ = ready(architecture, seed, folder, size.models)
         return run(CONTENDERS[name].make(model, data.sample, setting), data)
 
     given = f"{name} {setting} {size} {FAST} {SLOW} {demo.FAST} {demo.SLOW}"
-    return kept(_place(architecture, seed, folder), given, make)
-
-
-def _model(architecture: str, seed: int, folder: Path, size: Size) -> Any:
-    place = _place(architecture, seed, folder)
-    return trained(architecture, seed, size.models, domains(size.models), place, _silent)
-
-
-def _silent(line: str) -> None:
-    """Training reports nothing: its lines would mix with those of other processes."""
-
-
-def _place(architecture: str, seed: int, folder: Path) -> Path:
-    return folder / f"{architecture.lower().replace('+', '')}-{seed}"
+    return kept(place_of(architecture, seed, folder), given, make)
