@@ -82,5 +82,7 @@ def test_shakespeare_is_found_or_the_error_says_where_to_get_it(tmp_path, monkey
     (tmp_path / "tinyshakespeare" / "input.txt.gz").write_bytes(gzip.compress(b"First Citizen:\n"))
     assert tiny_shakespeare(str(tmp_path)) == "First Citizen:\n"
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"set NESTLING_DATA .* or install nestling\[data\] to fetch https://.*input.txt"):
+    with pytest.raises(
+        UserError, match=r"set NESTLING_DATA .* or install nestling\[data\] to fetch https://.*input.txt"
+    ):
         tiny_shakespeare(str(tmp_path / "elsewhere"))
