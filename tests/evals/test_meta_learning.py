@@ -67,11 +67,11 @@ def test_every_arm_gets_the_same_compute() -> None:
 
 
 def test_every_arm_is_tuned() -> None:
-    """Over the same three outer rates, and over two inner ones where training has one."""
+    """Over the same four outer rates, and over three inner ones where training has one."""
     for name, arm in ARMS.items():
         rates = {setting.lr for setting in arm.settings}
-        assert rates == {5e-4, 1e-3, 2e-3} or name == "as it was"
-        assert len({setting.inner for setting in arm.settings} - {None}) == (2 if arm.outer else 0)
+        assert rates == {5e-4, 1e-3, 2e-3, 4e-3} or name == "as it was"
+        assert len({setting.inner for setting in arm.settings} - {None}) == (3 if arm.outer else 0)
         assert len(main.settings(name, SIZES["quick"])) == 1
 
 
@@ -225,7 +225,7 @@ def test_a_tiny_run_goes_all_the_way_and_nothing_runs_twice(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     results = main.meta_learning(arms, "quick", str(tmp_path), 1, said.append)
     assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
-    assert len(said) == 2 + (1 + 3 + 4) + 2 * 3
+    assert len(said) == 2 + (1 + 4 + 6) + 2 * 3
     assert list(results["arms"]) == arms and "<svg" in pages.html(results)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*.json")}
     again = main.meta_learning(arms, "quick", str(tmp_path), 1, said.append)

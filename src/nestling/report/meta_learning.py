@@ -28,8 +28,9 @@ COST_NOTE = (
     "in windows of {length:,} bytes; where an arm learns while it reads, the MLPs move every {period} bytes. Passes: 1 is one byte "
     "forward through the products with weights (the pairs of attention apart), a backward pass 2, the inner one, of the MLPs "
     "alone, 1.25; recomputation and backward through the inner backward pass count as they are run: 3 a byte that is read "
-    "plainly, 4.25 to first order, 9 to second. s: of the processor, one thread, mean ± standard deviation over {seeds} seeds. Rates: the best of those tried on "
-    "validation documents of the three sorts, read with learning by the first seed's model (* the first or the last one tried)."
+    "plainly, 4.25 to first order, 9 to second. s: of the processor, one thread, mean ± standard deviation over {seeds} seeds. "
+    "Rates: the best of those tried on validation documents of the three sorts, read with learning by the first seed's model (* "
+    "the first or the last one tried)."
 )
 READ_NOTE = (
     "Bits a byte of the first {document:,} bytes of documents, each a new user's, none trained on; {documents}. "

@@ -47,8 +47,9 @@ class Arm:
     share: float = 1.0
 
 
-PLAIN = (Setting(5e-4), Setting(1e-3), Setting(2e-3))
-META = (Setting(5e-4, 0.8), Setting(1e-3, 0.8), Setting(2e-3, 0.8), Setting(1e-3, 0.4))
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+PLAIN = tuple(Setting(lr) for lr in RATES)
+META = (*(Setting(lr, 0.8) for lr in RATES), Setting(2e-3, 0.4), Setting(2e-3, 1.6))
 ARMS = {
     "as it was": Arm(None, (Setting(0.0),), share=0.0),
     "plain": Arm(None, PLAIN),
