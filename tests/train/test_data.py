@@ -1,12 +1,15 @@
 """Text as tokens: nothing is lost, windows are where the seed puts them, and what is no text raises."""
 
+import gzip
+import sys
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.errors import UserError
-from nestling.train import batches, byte_tokenizer, encode, english_prose, python_source, read_text
+from nestling.train import batches, byte_tokenizer, encode, english_prose, python_source, read_text, tiny_shakespeare
 
 TOKENIZER = byte_tokenizer()
 
@@ -71,3 +74,15 @@ def test_an_empty_text_raises():
     """There is nothing to encode."""
     with pytest.raises(UserError, match="empty"):
         encode(TOKENIZER, "")
+
+
+def test_shakespeare_is_found_or_the_error_says_where_to_get_it(tmp_path, monkeypatch):
+    """In the folder of data sets; without one, and without what would fetch it, one sentence."""
+    (tmp_path / "tinyshakespeare").mkdir()
+    (tmp_path / "tinyshakespeare" / "input.txt.gz").write_bytes(gzip.compress(b"First Citizen:\n"))
+    assert tiny_shakespeare(str(tmp_path)) == "First Citizen:\n"
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        UserError, match=r"set NESTLING_DATA .* or install nestling\[data\] to fetch https://.*input.txt"
+    ):
+        tiny_shakespeare(str(tmp_path / "elsewhere"))

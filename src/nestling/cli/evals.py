@@ -192,10 +192,39 @@ def eval_horizons(
     show(page, report, pages.tables(results), console)
 
 
+def eval_meta_learning(
+    arms: list[str] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/meta-learning",
+    report: str = "meta-learning-report.html",
+    jobs: int = 2,
+) -> None:
+    """Do initial weights that were trained through their own learning learn better than plain ones, at equal compute?
+
+    Args:
+        arms: some of the ways to train by name; none is all of them.
+        quick: small models, short texts, one setting an arm: a minute.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.meta_learning.main import meta_learning
+    from nestling.report import meta_learning as pages
+
+    console, size = Console(), "quick" if quick else "default"
+    results = meta_learning(arms, size, out, jobs, lambda line: console.print(line, highlight=False))
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
+    show(page, report, pages.tables(results), console)
+
+
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
     "formal-languages": eval_formal_languages,
     "horizons": eval_horizons,
+    "meta-learning": eval_meta_learning,
     "optimizers": eval_optimizers,
 }

@@ -1,7 +1,7 @@
 """Training: text as tokens, and one visible loop."""
 
 from nestling.settings import TrainConfig
-from nestling.train.corpora import mnist, wikitext2
+from nestling.train.corpora import mnist, tiny_shakespeare, wikitext2
 from nestling.train.data import batches, byte_tokenizer, encode, english_prose, python_source, read_text
 from nestling.train.train import Progress, train
 
@@ -15,6 +15,7 @@ __all__ = [
     "mnist",
     "python_source",
     "read_text",
+    "tiny_shakespeare",
     "train",
     "wikitext2",
 ]

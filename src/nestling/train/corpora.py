@@ -14,6 +14,7 @@ from nestling.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 MNIST_PARTS = {"train": "train", "test": "t10k"}
 
 
@@ -44,6 +45,14 @@ def war_and_peace(limit: int) -> str:
     return gzip.decompress(path.read_bytes()).decode()[:limit]
 
 
+def tiny_shakespeare(folder: str | None = None) -> str:
+    """A million characters of Shakespeare's plays (Karpathy 2015, char-rnn)."""
+    if path := local("tinyshakespeare", "input.txt.gz", folder=folder):
+        return gzip.decompress(path.read_bytes()).decode()
+    rows = _hub("text", data_files=SHAKESPEARE, split="train")
+    return "\n".join(row["text"] for row in rows)
+
+
 def mnist(part: str, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """MNIST (LeCun et al. 1998): images `[N, 28, 28]` uint8 and labels `[N]` uint8; part "train" or "test"."""
     name = MNIST_PARTS[part]
@@ -60,15 +69,16 @@ def _idx(path: Path, header: int) -> np.ndarray:
     return np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=header)
 
 
-def _hub(name: str, *configuration: str, split: str) -> Any:
-    """A data set of the hub, or a UserError that says what to do."""
-    advice = f"set NESTLING_DATA to a folder that has it, or install nestling[data] to fetch {name} from the hub"
+def _hub(name: str, *configuration: str, split: str, **options: str) -> Any:
+    """A data set of the hub, or (as `data_files`) of another address; or a UserError that says what to do."""
+    source = options.get("data_files", f"{name} from the hub")
+    advice = f"set NESTLING_DATA to a folder that has it, or install nestling[data] to fetch {source}"
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise UserError(f"the data set is not here: {advice}") from None
     load: Callable[..., Any] = load_dataset
     try:
-        return load(name, *configuration, split=split)
+        return load(name, *configuration, split=split, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name} cannot be fetched ({str(error).splitlines()[0]}): {advice}") from None
+        raise UserError(f"{source} cannot be fetched ({str(error).splitlines()[0]}): {advice}") from None
