@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nestling.levels import Level
-from nestling.memory import RetainSeen
+from nestling.memory import RetainPredictions, RetainSeen
 from nestling.models import ConvertedForCausalLM, HopeCache, convert
 from nestling.ops.state import named_tensors
 
@@ -60,13 +61,14 @@ def _kinds(period: int) -> dict[str, list[Level]]:
         Level(period, lr=0.1, clip=0.5, reset="context"),
         Level(8 * period, lr=1.0, clip=0.5, rule=RetainSeen()),
     )
-    low = [Level.from_dict({**level.to_dict(), "rank": 8}) for level in (fast, slow)]
+    low = [replace(level, rank=8) for level in (fast, slow)]
     return {
         "not learning": [fast],
         "one level": [fast],
         "one level, rank 8": low[:1],
         "two levels, the slow one retains": [fast, slow],
         "the same, rank 8": low,
+        "two levels that retain predictions": [replace(level, rule=RetainPredictions()) for level in (fast, slow)],
     }
 
 

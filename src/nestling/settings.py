@@ -52,8 +52,8 @@ class LevelSettings:
     Args:
         period: tokens between two updates.
         lr: step on the mean gradient of a period.
-        rule: GradientDescent, DeltaGradientDescent, RetainSeen, or the step of an optimiser,
-            {"name": "StepOf", "optimizer": "M3", "momentum": 0.9}.
+        rule: GradientDescent, DeltaGradientDescent, RetainSeen, RetainPredictions, or a rule with its settings:
+            {"name": "RetainPredictions", "damping": 0.3, "output_damping": 0.3}, {"name": "StepOf", "optimizer": "M3"}.
         damping: of RetainSeen.
         forgetting: of RetainSeen.
         reset: nothing, "context", "slower", or a decay per update.

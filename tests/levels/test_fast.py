@@ -61,6 +61,7 @@ def by_hand(problem, b):
     seen, count = [torch.zeros(IN, IN, dtype=torch.float64) for _ in levels], [0.0] * len(levels)
     inputs = [0.0] * len(levels)  # of the period
     felt, since, inverses = [0.0] * len(levels), [math.inf] * len(levels), [None] * len(levels)
+    counted = [0.0] * len(levels)
     for x, y in zip(problem.x[:, b], problem.y[:, b], strict=True):
         weight = problem.start + sum(differences)
         slope = sum(torch.outer(weight @ x_t - y_t, x_t) for x_t, y_t in zip(x, y, strict=True))
@@ -81,10 +82,11 @@ def by_hand(problem, b):
                 mean = level.rule.damping * mean @ torch.linalg.inv(unit + level.rule.damping * torch.eye(IN))
                 seen[i], count[i] = level.rule.forgetting * seen[i], level.rule.forgetting * count[i]
             if isinstance(level.rule, RetainPredictions):
-                since[i] += clocks[i]
+                since[i] += count[i] - counted[i]
                 if since[i] >= level.rule.refresh * count[i]:
                     pairs = (seen[i], level.rule.damping), (felt[i], level.rule.output_damping)
                     inverses[i], since[i] = [protected(*pair) for pair in pairs], 0.0
+                counted[i] = level.rule.forgetting * count[i]
                 mean = inverses[i][1] @ mean @ inverses[i][0]
                 seen[i], felt[i], count[i] = (level.rule.forgetting * value for value in (seen[i], felt[i], count[i]))
             if isinstance(level.rule, DeltaGradientDescent):

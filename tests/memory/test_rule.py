@@ -213,7 +213,7 @@ class Past:
     def direction(self, rule):
         """What a rule makes of the new gradient, scaled to one gain: its product with the gradient is 1."""
         if isinstance(rule, RetainPredictions):
-            memory = rule.renewed(rule.initial(self.slope), self.seen, self.felt, self.count, self.count)
+            memory = rule.renewed(rule.initial(self.slope), self.seen, self.felt, self.count)
             found = rule.direction(self.slope, memory)
         else:
             found = self.slope if rule is None else rule.direction(self.slope, self.seen, self.count)
@@ -228,9 +228,7 @@ class Past:
 def test_retaining_predictions_is_its_argmin():
     """The step minimises `<G, dW> + 1 / (2 a b) tr(B dW A dW^T)`, A and B damped and scaled to unit mean square."""
     past, rule = Past(), RetainPredictions(damping=0.3, output_damping=0.7)
-    change = rule.direction(
-        past.slope, rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count, past.count)
-    )
+    change = rule.direction(past.slope, rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count))
 
     def scaled(moment, damping):
         return moment[0] * len(moment[0]) / moment[0].trace() + damping * torch.eye(len(moment[0]), dtype=torch.float64)
@@ -256,23 +254,31 @@ def test_what_was_said_changes_least_by_retaining_predictions():
 def test_much_damping_is_plain_descent():
     past = Past()
     rule = RetainPredictions(damping=1e9, output_damping=1e9)
-    memory = rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count, past.count)
+    memory = rule.renewed(rule.initial(past.slope), past.seen, past.felt, past.count)
     close(rule.direction(past.slope, memory), past.slope, 1e-6)
 
 
 def test_inverses_are_made_anew_when_enough_was_read():
-    """Once in the tokens that double what was seen, with refresh=0.5; rows by themselves."""
-    rule, slope = RetainPredictions(refresh=0.5), randn(2, 3, D)
-    memory, count = rule.initial(slope), torch.zeros(2, dtype=torch.float64)
-    tokens, made = torch.tensor([10.0, 20.0], dtype=torch.float64), []
+    """With refresh=0.5 when half of what is remembered is new, whether it taught or not; rows by themselves."""
+    rule = RetainPredictions(refresh=0.5)
+    memory, made = rule.initial(randn(2, 3, D)), []
+    for count in ([10.0, 20.0], [18.0, 39.0], [20.0, 40.0], [39.0, 41.0], [42.0, 100.0]):
+        before, memory = memory, rule.renewed(memory, moments(D), moments(3), torch.tensor(count, dtype=torch.float64))
+        made.append([bool((memory[name] != before[name]).flatten(1).any(1)[b]) for b in (0, 1) for name in ("inputs",)])
+        assert [bool(new) for new in (memory["outputs"] != before["outputs"]).flatten(1).any(1)] == made[-1]
+    assert made == [[True, True], [False, False], [True, True], [False, False], [True, True]]
+
+
+def test_forgetting_is_not_taken_for_reading():
+    """The count shrinks at an update and grows by what is read: a period of 10 tokens is 10, however much was forgotten."""
+    rule, count, made = RetainPredictions(forgetting=0.5, refresh=1.0), torch.tensor([0.0], dtype=torch.float64), []
+    memory = rule.initial(randn(1, 3, D))
     for _ in range(6):
-        count = count + tokens
-        before = memory
-        memory = rule.renewed(memory, moments(D), moments(3), tokens, count)
-        made.append([bool((memory[n] != before[n]).any()) for n in ("inputs",)] and (memory["since"] == 0).tolist())
-        tokens = torch.tensor([10.0, 5.0], dtype=torch.float64)
-    assert [row[0] for row in made] == [True, True, False, True, False, False]
-    assert [row[1] for row in made] == [True, False, False, False, True, False]
+        count = count + 10.0
+        memory = rule.renewed(memory, moments(D)[:1], moments(3)[:1], count)
+        made.append(memory["since"].item() == 0.0)
+        count = rule.forgetting * count
+    assert made == [True, False, True, False, True, False]
 
 
 def moments(width):

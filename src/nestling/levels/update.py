@@ -138,12 +138,9 @@ def _directions(
         moments = {name: _mean(d.moment, state.gathered) for name, d in state.weights.items() if d.moment is not None}
         return {n: level.rule.direction(means[n], values[n], c, level.lr) for n, c in moments.items()}, memories
     if isinstance(level.rule, RetainPredictions):
-        gathered, count = torch.where(due, state.gathered, 0.0), state.count
-        retained = {
-            name: (d.seen, d.felt) for name, d in state.weights.items() if d.seen is not None and d.felt is not None
-        }
-        memories = {name: level.rule.renewed(memories[name], *m, gathered, count) for name, m in retained.items()}
-        return {name: level.rule.direction(means[name], memory) for name, memory in memories.items()}, memories
+        retained = {n: (d.seen, d.felt) for n, d in state.weights.items() if d.seen is not None and d.felt is not None}
+        memories = {n: level.rule.renewed(memories[n], *moments, state.count) for n, moments in retained.items()}
+        return {n: level.rule.direction(means[n], memory) for n, memory in memories.items()}, memories
     if isinstance(level.rule, RetainSeen):
         seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
         means = {name: level.rule.direction(means[name], x, state.count.to(x.dtype)) for name, x in seen.items()}

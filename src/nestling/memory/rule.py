@@ -146,20 +146,19 @@ class RetainPredictions:
             "inputs": weight.new_zeros(rows, inside, inside),
             "outputs": weight.new_zeros(rows, out, out),
             "since": weight.new_full((rows,), torch.inf, dtype=torch.float64),
+            "count": weight.new_zeros(rows, dtype=torch.float64),
         }
 
-    def renewed(
-        self, memory: dict[str, Tensor], seen: Tensor, felt: Tensor, tokens: Tensor, count: Tensor
-    ) -> dict[str, Tensor]:
-        """The memory with inverses that are young enough.
+    def renewed(self, memory: dict[str, Tensor], seen: Tensor, felt: Tensor, count: Tensor) -> dict[str, Tensor]:
+        """The memory at an update, with inverses that are young enough.
 
-        seen: `[B, in, in]`, the sum of `x x^T`. felt: `[B, out, out]`, the sum of `g g^T`. tokens: `[B]`, read since the last
-        update. count: `[B]`, of tokens in `seen`.
+        seen: `[B, in, in]`, the sum of `x x^T`. felt: `[B, out, out]`, the sum of `g g^T`. count: `[B]`, of tokens in `seen`.
         """
-        since = memory["since"] + tokens
+        since = memory["since"] + count - memory["count"]
         old = since >= self.refresh * count
+        memory = {**memory, "since": torch.where(old, 0.0, since), "count": self.forgetting * count}
         if not bool(old.any()):
-            return {**memory, "since": since}
+            return memory
         mean = (moment / count.to(moment.dtype).clamp_min(1.0)[:, None, None] for moment in (seen, felt))
         new = {
             name: damping
@@ -168,8 +167,7 @@ class RetainPredictions:
                 ("inputs", "outputs"), mean, (self.damping, self.output_damping), strict=True
             )
         }
-        kept = {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
-        return {**kept, "since": torch.where(old, 0.0, since)}
+        return memory | {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
 
     def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
         """`a b B^-1 G A^-1`, `[B, out, in]`, of a gradient of that shape."""
