@@ -54,8 +54,7 @@ class LevelSettings:
         lr: step on the mean gradient of a period.
         rule: GradientDescent, DeltaGradientDescent, RetainSeen, RetainPredictions, or a rule with its settings:
             {"name": "RetainPredictions", "damping": 0.3, "output_damping": 0.3}, {"name": "StepOf", "optimizer": "M3"}.
-        damping: of RetainSeen.
-        forgetting: of RetainSeen.
+        damping, forgetting: of RetainSeen and RetainPredictions; none is the rule's own.
         reset: nothing, "context", "slower", or a decay per update.
         clip: largest norm of a gradient.
         rank: of the differences; none is full. Small ranks make small memory files.
@@ -64,8 +63,8 @@ class LevelSettings:
     period: int
     lr: float
     rule: str | dict[str, Any] = "GradientDescent"
-    damping: float = 1e-2
-    forgetting: float = 1.0
+    damping: float | None = None
+    forgetting: float | None = None
     reset: str | float | None = None
     clip: float | None = None
     rank: int | None = None
@@ -73,8 +72,8 @@ class LevelSettings:
     def to_dict(self) -> dict[str, Any]:
         """The plain data of a `nestling.Level`."""
         rule = {"name": self.rule} if isinstance(self.rule, str) else dict(self.rule)
-        if self.rule == "RetainSeen":
-            rule |= {"damping": self.damping, "forgetting": self.forgetting}
+        given = {name: getattr(self, name) for name in ("damping", "forgetting")}
+        rule |= {name: value for name, value in given.items() if value is not None}
         rest = {name: getattr(self, name) for name in ("period", "lr", "reset", "clip", "rank")}
         return {**rest, "rule": rule}
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.levels import Level, as_levels
-from nestling.memory import L2, DeltaGradientDescent, GradientDescent, RetainSeen
+from nestling.memory import L2, DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
 
 positive = st.floats(1e-6, 1e6)
 rules = st.one_of(
@@ -38,6 +38,7 @@ BAD = {
     "period": ({"period": 0}, "period=0"),
     "rate": ({"lr": -0.1}, "lr=-0.1"),
     "no rate": ({"lr": float("nan")}, "lr=nan"),
+    "rank": ({"rule": RetainPredictions(), "rank": 8}, r"rank=8 would save little.*RetainSeen\(\)"),
     "rule": ({"rule": L2()}, "L2.*GradientDescent or DeltaGradientDescent or RetainSeen"),
     "rule as a word": ({"rule": "sgd"}, "rule='sgd'"),
     "momentum": ({"rule": GradientDescent(momentum=True)}, "momentum"),

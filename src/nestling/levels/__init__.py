@@ -2,7 +2,7 @@
 
 from nestling.levels.factor import asked
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
-from nestling.levels.felt import moment, outputs
+from nestling.levels.felt import Outputs, moment, outputs
 from nestling.levels.level import Level, as_levels, nested
 from nestling.levels.optimizer import LevelOptimizer
 from nestling.levels.seen import second_moments
@@ -15,6 +15,7 @@ __all__ = [
     "Level",
     "LevelOptimizer",
     "LevelState",
+    "Outputs",
     "StepOf",
     "as_levels",
     "asked",

@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Outputs = list[tuple[str, Tensor]]
+
 
 @contextmanager
-def outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """While open, every forward pass of a module leaves its output, which asks for a gradient, under the module's name."""
-    found: dict[str, Tensor] = {}
+def outputs(modules: Mapping[str, nn.Module]) -> Iterator[Outputs]:
+    """While open, every forward pass of a module leaves its name and its output, which asks for a gradient.
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def record(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            found[name] = output if output.requires_grad else output.requires_grad_()
+    What follows in the model gets a copy, since it may change its input in place.
+    """
+    found: Outputs = []
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def record(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+            found.append((name, output if output.requires_grad else output.requires_grad_()))
+            return output.clone()
 
         return record
 
@@ -30,6 +36,7 @@ def outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
 
 def moment(gradient: Tensor) -> Tensor:
-    """The sum of `g g^T [B, out, out]` over gradients `[B, L, out]` at an output, in float32 or better."""
+    """The sum of `g g^T [B, out, out]` over gradients `[B, L, out]` at an output, in float32 or better; `[L, out]` is one row."""
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    gradient = gradient if gradient.dim() > 2 else gradient[None]
     return gradient.mT @ gradient

@@ -58,6 +58,11 @@ class Level:
             raise ValueError(f"rule={self.rule!r}: a level takes plain steps; leave out the momentum, or use StepOf")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip} must be above 0, or None")
+        if self.rank is not None and self.feels:
+            raise ValueError(
+                f"rank={self.rank} would save little with rule={self.rule!r}, which keeps matrices of the outputs' width; use "
+                "RetainSeen(), or rank=None"
+            )
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank={self.rank} must be at least 1, or None for a full difference")
         valid_number = isinstance(self.reset, float) and 0 < self.reset < 1

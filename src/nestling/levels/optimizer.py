@@ -27,7 +27,7 @@ class LevelOptimizer:
         with optimizer.watch():            # sees what `RetainSeen`, `RetainPredictions` and `DeltaGradientDescent` ask for
             loss = model(...).loss
         loss.backward()
-        optimizer.step(tokens)             # tokens this backward pass was the mean over
+        optimizer.step(tokens)             # how many went in
 
     Args:
         module: where the weights live. levels: fast to slow. moves: for each level the weights it moves, by name;
@@ -69,15 +69,24 @@ class LevelOptimizer:
             yield
         for name, moments in seen.items():
             self._see(name, moments)
-        for name, output in said.items():
+        for name, output in said:
             output.register_hook(partial(self._feel, name))
 
     @torch.no_grad()
     def step(self, tokens: int) -> None:
-        """Gather the gradients (of a mean loss over `tokens` tokens), move the levels that are due, clear the gradients."""
-        if missing := (set(self.watched) - set(self.seen)) | (set(self.listened) - set(self.felt)):
+        """Gather the gradients of a mean loss, move the levels that are due, clear the gradients.
+
+        tokens: how many went in, padding included; it is what periods count. The loss is a mean, over them or over as few
+            labels as there are.
+        """
+        if missing := set(self.watched) - set(self.seen):
             raise ValueError(
                 f"nothing was seen of {sorted(missing)}; run the forward pass inside `with optimizer.watch():`"
+            )
+        if missing := set(self.listened) - set(self.felt):
+            raise ValueError(
+                f"no gradient came to the outputs of {sorted(missing)}; call backward() on a loss of what was read inside "
+                "`with optimizer.watch():`, and checkpoint with use_reentrant=False"
             )
         count = torch.tensor([float(tokens)], dtype=torch.float64)
         gradients = {name: self._gradient(name)[None] * tokens for name in self.moved}
@@ -141,4 +150,4 @@ class LevelOptimizer:
 
     def _feel(self, name: str, gradient: Tensor) -> None:
         """More gradients at a weight's outputs, `[.., out]`."""
-        self.felt[name] = self.felt.get(name, 0) + moment(gradient.detach().flatten(0, -2)[None])
+        self.felt[name] = self.felt.get(name, 0) + moment(gradient.detach().flatten(0, -2))

@@ -12,23 +12,27 @@ from torch import Tensor, nn
 
 @contextmanager
 def second_moments(
-    modules: Mapping[str, nn.Module], mask: Tensor | None, factors: Mapping[str, Tensor | None] = MappingProxyType({})
+    modules: Mapping[str, nn.Module],
+    mask: Tensor | None,
+    factors: Mapping[str, Tensor | None] = MappingProxyType({}),
+    exact: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """While open, every forward pass of a module leaves the `sum x x^T [B, in, in]` of its inputs under the module's name.
 
-    mask: `[B, L]`, True where a token is real. factors: `A [r, in]` by name; there it is the sum of `A x x^T A^T`. The sums
-    carry a gradient where the inputs do. The hooks go when the block ends.
+    mask: `[B, L]`, True where a token is real. factors: `A [r, in]` by name; there it is the sum of `A x x^T A^T`. exact: the
+    sums carry a gradient where the inputs do. Inputs `[L, in]` are one row's. The hooks go when the block ends.
     """
     found: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            x = arguments[0]
+            x = arguments[0] if exact else arguments[0].detach()
+            x = x if x.dim() > 2 else x[None]
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             a = factors.get(name)
             x = x if a is None else x @ a.to(x.dtype).mT
             x = x if mask is None else x * mask[..., None]
-            found[name] = x.mT @ x
+            found[name] = found[name] + x.mT @ x if name in found else x.mT @ x
 
         return record
 

@@ -16,6 +16,8 @@ from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.ops.state import where_rows
 
+LARGEST = 1e28  # a trace of moments; ten thousand million of them are finite in float32
+
 
 def gather(
     fast: FastWeights,
@@ -32,8 +34,9 @@ def gather(
     tokens, lessons: `[B]`, how many inputs were seen, by which periods are counted, and how many losses were summed.
     felt: `[B, out, out]` by name, the sum of `g g^T` over the gradients of the losses at the weights' outputs.
     """
-    sizes = [moment.flatten(1).sum(1) for moment in (*seen.values(), *felt.values())]
-    finite = torch.stack(sizes).sum(0).isfinite() if sizes else torch.ones_like(tokens, dtype=torch.bool)
+    sizes = [moment.diagonal(dim1=1, dim2=2).sum(1) for moment in (*seen.values(), *felt.values())]
+    # traces bound what they are of; what is not finite, or so large that a sum of it would not be, would stay for ever
+    finite = torch.stack(sizes).sum(0) < LARGEST if sizes else torch.ones_like(tokens, dtype=torch.bool)
     sound = bool(finite.all())
 
     def add(name: str, d: Difference) -> Difference:
@@ -41,15 +44,14 @@ def gather(
         if gradients is not None:
             d = replace(d, gradient=d.gradient + projected(name, gradients[name].to(d.gradient.dtype), rank))
             if d.moment is not None:
-                d = replace(d, moment=d.moment + seen[name][:, :rank, :rank].to(d.moment.dtype))
+                d = replace(d, moment=d.moment + _of(name, seen)[:, :rank, :rank].to(d.moment.dtype))
         if d.seen is None:
             return d
-        d = replace(d, seen=_more(d.seen, seen[name][:, :rank, :rank]))
-        return d if d.felt is None else replace(d, felt=_more(d.felt, felt[name]))
+        d = replace(d, seen=_more(d.seen, _of(name, seen)[:, :rank, :rank]))
+        return d if d.felt is None else replace(d, felt=_more(d.felt, _of(name, felt)))
 
     def _more(total: Tensor, new: Tensor) -> Tensor:
-        new = new if sound else where_rows(finite, new)  # what is not finite would be remembered for ever
-        return total + new.to(total.dtype)
+        return total + (new if sound else where_rows(finite, new)).to(total.dtype)
 
     def gathered(level: LevelState) -> LevelState:
         more = replace(
@@ -62,6 +64,14 @@ def gather(
         return more.where(~level.frozen, level) if bool(level.frozen.any()) else more
 
     return tuple(gathered(level) for level in fast)
+
+
+def _of(name: str, seen: Mapping[str, Tensor]) -> Tensor:
+    if name not in seen:
+        raise ValueError(
+            f"{name} took no part in reading, and a level's rule asks for its inputs; do not assign it to a level"
+        )
+    return seen[name]
 
 
 def step(levels: list[Level], fast: FastWeights) -> FastWeights:

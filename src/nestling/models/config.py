@@ -37,7 +37,7 @@ def block_numbers(which: str | Sequence[Any], count: int) -> list[int]:
     blocks = range(count)
     if isinstance(which, str):
         return list(blocks[-max(1, count // 4) :] if which == "last_quarter" else blocks)
-    if not which or (unknown := [number for number in which if number not in range(-count, count)]):
+    if not which or (unknown := [n for n in which if type(n) is not int or n not in range(-count, count)]):
         given = "no block" if not which else f"block {', '.join(map(str, unknown))}"
         raise ValueError(f"{given} was chosen; the model has blocks 0 to {count - 1}")
     return list(dict.fromkeys(blocks[number] for number in which))

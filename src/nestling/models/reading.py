@@ -157,11 +157,15 @@ def _learn(
         return learn_segment(model, tokens, following, count, segment.mixers, memory)[2]
 
 
-@torch.no_grad()
 def calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> FastWeights:
     """Enter the inputs that reading `ids [B, L]` gives every moved weight as seen, and the gradients at its outputs as felt
     where a rule asks for them. No weight moves.
     """
+    with torch.inference_mode(False), torch.no_grad():
+        return _calibrate(model, ids.clone() if ids.is_inference() else ids, memory)
+
+
+def _calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> FastWeights:
     memory = memory or initial(model.levels, model.moves, model.learnable_weights(), ids.shape[0])
     mixers = model.begin(ids.shape[0])
     weights = effective(memory, model.learnable_weights())

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nestling.levels import FastWeights, effective, gather, moment, step
+from nestling.levels import FastWeights, Outputs, effective, gather, moment, step
 from nestling.ops.ragged import real_tokens
 from nestling.ops.recompute import recompute
 from nestling.ops.state import tree_map
@@ -73,7 +73,7 @@ def _learn(
             mixers = mixers if outer else tree_map(Tensor.detach, mixers)
         # what the outer gradient does not reach, as weights under an adapter, has an inner gradient all the same
         weights = {name: w if w.requires_grad else w.requires_grad_() for name, w in weights.items()}
-        with model.watch(mask) as seen, model.listen() as said:
+        with model.watch(mask, exact) as seen, model.listen() as said:
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
         labels = labels if mask is None else labels.masked_fill(~mask, IGNORED)
@@ -88,13 +88,13 @@ def _learn(
 
 
 def slopes(
-    logits: Tensor, labels: Tensor, weights: dict[str, Tensor], said: dict[str, Tensor], outer: str | None
+    logits: Tensor, labels: Tensor, weights: dict[str, Tensor], said: Outputs, outer: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients of the sum of the losses of what is taught, in float32 or better, and the moments of those at outputs.
 
-    said: the outputs `[B, P, out]`, by weight name. Where nothing is taught no pass backward is made.
+    said: the outputs `[B, P, out]`, with weight names. Where nothing is taught no pass backward is made.
     """
-    asked = [*weights.values(), *said.values()]
+    asked = [*weights.values(), *(output for _, output in said)]
     found: Sequence[Tensor | None] = [None] * len(asked)
     if bool((labels != IGNORED).any()):
         exact = torch.promote_types(logits.dtype, torch.float32)
@@ -102,8 +102,10 @@ def slopes(
         kept, again = outer is not None, outer == "second-order"
         found = torch.autograd.grad(loss, asked, retain_graph=kept, create_graph=again, allow_unused=True)
     whole = [torch.zeros_like(x) if g is None else g for x, g in zip(asked, found, strict=True)]
-    gradients, felt = whole[: len(weights)], whole[len(weights) :]
-    return dict(zip(weights, gradients, strict=True)), {n: moment(g) for n, g in zip(said, felt, strict=True)}
+    felt: dict[str, Tensor] = {}
+    for (name, _), gradient in zip(said, whole[len(weights) :], strict=True):
+        felt[name] = felt[name] + moment(gradient) if name in felt else moment(gradient)
+    return dict(zip(weights, whole[: len(weights)], strict=True)), felt
 
 
 def run(
