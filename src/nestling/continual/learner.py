@@ -61,9 +61,9 @@ class Learner:
         self._start: FastWeights | None = None
 
     def calibrate(self, text: Text) -> int:
-        """Show the levels that retain what was seen (`RetainSeen`) a sample of what the model already knows.
+        """Show the levels that retain (`RetainSeen`, `RetainPredictions`) a sample of what the model already knows.
 
-        Nothing is learnt from it; new users begin with its inputs as seen. Returns the number of tokens read.
+        Nothing is learnt from it; new users begin with what it shows as seen. Returns the number of tokens read.
         """
         ids = token_ids(text, self.tokenizer)
         self._start = calibrate(self.model, ids[None].to(self.model.device), self._start)
@@ -176,7 +176,7 @@ class Learner:
         self._change(level, user, lambda state: replace(state, frozen=torch.zeros_like(state.frozen)))
 
     def reset(self, level: int, user: str = "default") -> None:
-        """The level goes back to its initial state. Its counters stay, and what a `RetainSeen` has seen does."""
+        """The level goes back to its initial state. Its counters stay, and what its rule retains does."""
         self._change(level, user, lambda state: at_rest(self.model.levels[level], state))
 
     def forget(self, user: str = "default") -> None:

@@ -140,7 +140,10 @@ class RetainPredictions:
             raise ValueError(f"refresh={self.refresh} must be 0 (at every update) or above")
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
-        """What is remembered of differences `[B, out, in]` before their first update: no inverses yet."""
+        """What is remembered of differences `[B, out, in]` before their first update: no inverses yet.
+
+        inputs, outputs: `a A^-1` and `b B^-1`. since: tokens read since they were made. count: of tokens at the last update.
+        """
         rows, out, inside = weight.shape
         return {
             "inputs": weight.new_zeros(rows, inside, inside),

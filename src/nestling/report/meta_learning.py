@@ -30,7 +30,7 @@ COST_NOTE = (
     "alone, 1.25; recomputation and backward through the inner backward pass count as they are run: 3 a byte that is read "
     "plainly, 4.25 to first order, 9 to second. s: of the processor, one thread, mean ± standard deviation over {seeds} seeds. "
     "Rates: the best of those tried on validation documents of the three sorts, read with learning by the first seed's model (* "
-    "the first or the last one tried)."
+    "the first or the last one tried): of 4 outer rates and 3 at test for every arm, and of 3 inner rates in training where there is one."
 )
 READ_NOTE = (
     "Bits a byte of the first {document:,} bytes of documents, each a new user's, none trained on; {documents}. "
