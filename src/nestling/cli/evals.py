@@ -68,8 +68,7 @@ def eval_optimizers(
 
     console = Console()
     results = run(problems, optimizers, quick, out, jobs, lambda line: console.print(line, highlight=False))
-    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
-    show(page, report, pages.tables(results), console)
+    show(pages, results, report, console)
 
 
 def eval_formal_languages(
@@ -98,8 +97,7 @@ def eval_formal_languages(
 
     console = Console()
     results = formal_languages(languages, models, quick, out, jobs, lambda line: console.print(line, highlight=False))
-    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
-    show(page, report, pages.tables(results), console)
+    show(pages, results, report, console)
 
 
 def eval_ablation(
@@ -117,7 +115,7 @@ def eval_ablation(
         quick: much less text, small models, one seed.
         full: more text and larger models, for a GPU.
         out: folder of the runs; a command that was interrupted goes on from there.
-        report: where to write the HTML report.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
         jobs: processes to run side by side, one thread each.
     """
     quiet()
@@ -131,7 +129,7 @@ def eval_ablation(
     console = Console()
     size = "quick" if quick else "full" if full else "default"
     results = ablation(rows, size, out, jobs, lambda line: console.print(line, highlight=False))
-    show(pages.html(results), report, pages.tables(results), console)
+    show(pages, results, report, console)
 
 
 def eval_adaptation(
@@ -160,8 +158,7 @@ def eval_adaptation(
 
     console, size = Console(), "quick" if quick else "default"
     results = adaptation(methods, architectures, size, out, jobs, lambda line: console.print(line, highlight=False))
-    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
-    show(page, report, pages.tables(results), console)
+    show(pages, results, report, console)
 
 
 def eval_horizons(
@@ -188,8 +185,7 @@ def eval_horizons(
 
     console, size = Console(), "quick" if quick else "default"
     results = horizons(settings, size, out, jobs, lambda line: console.print(line, highlight=False))
-    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
-    show(page, report, pages.tables(results), console)
+    show(pages, results, report, console)
 
 
 def eval_meta_learning(
@@ -216,8 +212,7 @@ def eval_meta_learning(
 
     console, size = Console(), "quick" if quick else "default"
     results = meta_learning(arms, size, out, jobs, lambda line: console.print(line, highlight=False))
-    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
-    show(page, report, pages.tables(results), console)
+    show(pages, results, report, console)
 
 
 EVALS = {

@@ -26,10 +26,11 @@ class progress:
         self.bar.stop()
 
 
-def show(page: str, report: str, tables: Any, console: Any) -> None:
-    """The page in its file, the tables on the terminal."""
+def show(pages: Any, results: dict[str, Any], report: str, console: Any) -> None:
+    """Results as a page in a file, Markdown or HTML by its name, and as tables on the terminal; `pages` draws them."""
+    page = pages.markdown(results) if report.endswith(".md") else pages.html(results)
     Path(report).write_text(page, encoding="utf-8")
-    console.print(tables)
+    console.print(pages.tables(results))
     print(f"the report is {report}")
 
 

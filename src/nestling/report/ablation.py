@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Group
 
+from nestling.report import sections
 from nestling.report.sections import page, section, table
 from nestling.report.values import NOTHING, number, summary
 
@@ -45,6 +46,11 @@ def note(results: dict[str, Any]) -> str:
 def tables(results: dict[str, Any]) -> Group:
     """The table."""
     return Group(table(TITLE, HEADINGS, rows(results)))
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table as a Markdown page."""
+    return sections.markdown(results["title"], results["about"], [(TITLE, note(results), HEADINGS, rows(results))])
 
 
 def html(results: dict[str, Any]) -> str:
