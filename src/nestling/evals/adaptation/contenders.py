@@ -33,12 +33,12 @@ Optimizer = Callable[[float], FineTuning]
 @dataclass(frozen=True)
 class Contender:
     """make: a reader from a model, a sample of the old domain and a setting. settings: those tried, by their step first.
-    ours: whether it is a learner of this library.
+    levels: of a learner of this library; none of a baseline.
     """
 
     make: Callable[[HopeForCausalLM, Tensor, Setting], Reader]
     settings: tuple[Setting, ...]
-    ours: bool = False
+    levels: tuple[Level, ...] = ()
 
 
 def sgd(lr: float) -> FineTuning:
@@ -56,14 +56,14 @@ def following(make: Callable[[Setting], Any], **swept: tuple[float, ...]) -> Con
     return Contender(lambda model, sample, setting: Following(model, make(setting), sample), grid(**swept))
 
 
-def levels(*given: Level, factors: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)) -> Contender:
+def levels(*given: Level, factors: tuple[float, ...]) -> Contender:
     """A learner whose levels' rates are all multiplied by the same factor."""
 
     def make(model: HopeForCausalLM, sample: Tensor, setting: Setting) -> Reader:
         scaled = [replace(level, lr=level.lr * setting["factor"]) for level in given]
         return learning(model, scaled, sample)
 
-    return Contender(make, grid(factor=factors), ours=True)
+    return Contender(make, grid(factor=factors), given)
 
 
 def replaying(tuning: Optimizer, **swept: tuple[float, ...]) -> Contender:
@@ -106,7 +106,7 @@ CONTENDERS: dict[str, Contender] = {
     "replay, SGD": replaying(sgd, lr=SGD_RATES),
     "replay, AdamW": replaying(adamw, lr=ADAMW_RATES),
     "two levels, outputs retained": levels(demo.FAST, demo.SLOW, factors=(0.25, 0.5, 1.0, 2.0, 4.0)),
-    "fast level": levels(FAST),
-    "slow level": levels(SLOW, factors=(0.5, 1.0, 2.0, 3.0, 4.0)),
-    "two levels": levels(FAST, SLOW),
+    "fast level": levels(FAST, factors=(0.5, 0.75, 1.0, 1.5, 2.0, 3.0)),
+    "slow level": levels(SLOW, factors=(0.25, 0.5, 1.0, 1.5, 2.0)),
+    "two levels": levels(FAST, SLOW, factors=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5)),
 }

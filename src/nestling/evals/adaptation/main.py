@@ -10,7 +10,7 @@ from nestling.errors import UserError
 from nestling.evals.adaptation.contenders import CONTENDERS, Setting
 from nestling.evals.adaptation.learn import run
 from nestling.evals.adaptation.models import folder_of, parameters, place_of, ready
-from nestling.evals.adaptation.setup import FAST, SIZES, SLOW, Size, texts
+from nestling.evals.adaptation.setup import SIZES, Size, texts
 from nestling.evals.demo import setup as demo
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
 
@@ -65,7 +65,7 @@ def adaptation(
             }
             for architecture in kinds
         },
-        "ours": [name for name in names if CONTENDERS[name].ours],
+        "ours": [name for name in names if CONTENDERS[name].levels],
     }
     write(Path(out) / "results.json", results)
     return results
@@ -84,11 +84,12 @@ def _key(setting: Setting) -> str:
 
 def _once(architecture: str, seed: int, folder: Path, size: Size, name: str, setting: Setting) -> dict[str, Any]:
     """One method at one setting, unless it was run before."""
+    contender = CONTENDERS[name]
 
     def make() -> dict[str, Any]:
         data = texts(size)
         model, _ = ready(architecture, seed, folder, size.models)
-        return run(CONTENDERS[name].make(model, data.sample, setting), data)
+        return run(contender.make(model, data.sample, setting), data)
 
-    given = f"{name} {setting} {size} {FAST} {SLOW} {demo.FAST} {demo.SLOW}"
+    given = f"{name} {setting} {size} {contender.levels}"
     return kept(place_of(architecture, seed, folder), given, make)

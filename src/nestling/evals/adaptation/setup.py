@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PERIOD = demo.PERIOD  # tokens between two steps of every method
 # rules and rates: the best on another stream (docs/LOG.md)
 FAST = Level(PERIOD, lr=16.0, rule=RetainPredictions(0.3, 0.3), reset="context", clip=0.5)
-SLOW = Level(2 * PERIOD, lr=40.0, rule=RetainPredictions(0.1, 0.1), clip=0.5)
+SLOW = Level(PERIOD, lr=32.0, rule=RetainPredictions(0.1, 0.1), clip=0.5)
 
 
 @dataclass(frozen=True)
