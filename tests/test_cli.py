@@ -13,6 +13,9 @@ from unittest import mock
 import pytest
 
 from nestling import cli
+from nestling.levels import Level
+from nestling.memory import RetainPredictions
+from nestling.settings import LevelSettings
 
 TEXT = "All that is gold does not glitter, not all those who wander are lost. " * 30
 SMALL = ["--model.hidden_size", "16", "--model.num_hidden_layers", "1", "--model.memory_hidden", "8"]
@@ -126,3 +129,11 @@ def test_a_memory_of_another_model_is_refused_and_stays_intact(place: Path) -> N
     assert done.returncode == 2
     assert "another model" in done.stderr
     assert (place / "memory.safetensors").read_bytes() == before
+
+
+def test_what_a_level_is_given_reaches_its_rule():
+    """Damping and forgetting by the side of a rule's name; a rule that has none says so."""
+    given = LevelSettings(512, 4.0, rule="RetainPredictions", damping=0.03, forgetting=0.9)
+    assert Level.from_dict(given.to_dict()).rule == RetainPredictions(damping=0.03, forgetting=0.9)
+    with pytest.raises(ValueError, match=r"rule GradientDescent of a level.*damping"):
+        Level.from_dict(LevelSettings(512, 4.0, damping=0.03).to_dict())

@@ -81,7 +81,7 @@ class LevelSettings:
 def two_levels() -> list[LevelSettings]:
     """A fast level that resets over a slow one that protects what was seen."""
     fast = LevelSettings(256, 0.4, reset="context", clip=0.5)
-    return [fast, LevelSettings(2048, 40.0, rule="RetainSeen", damping=5e-3, clip=0.5)]
+    return [fast, LevelSettings(2048, 40.0, rule={"name": "RetainSeen", "damping": 5e-3}, clip=0.5)]
 
 
 @dataclass(frozen=True)
