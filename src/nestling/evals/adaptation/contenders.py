@@ -88,7 +88,7 @@ def grid(**swept: tuple[float, ...]) -> tuple[Setting, ...]:
 
 
 SGD_RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
-ADAMW_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+ADAMW_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 # decays of dynamic evaluation and strengths of EWC: the best of wider sweeps on another stream (docs/LOG.md)
 
 CONTENDERS: dict[str, Contender] = {
