@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,3 +166,10 @@ def test_a_tiny_run_goes_all_the_way_and_nothing_runs_twice(tmp_path, monkeypatc
     again = main.adaptation(["frozen", "SGD", "two levels"], None, "quick", str(tmp_path), 1, said.append)
     assert json.dumps(again) == json.dumps(results)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*")} == files
+
+
+def test_the_page_is_what_was_measured() -> None:
+    """The tables in the documentation are those that the data beside them give."""
+    folder = Path(__file__).parents[2] / "docs" / "results"
+    results = json.loads((folder / "adaptation.json").read_text())
+    assert pages.markdown(results) == (folder / "adaptation.md").read_text()
