@@ -162,14 +162,9 @@ class RetainPredictions:
         memory = {**memory, "since": torch.where(old, 0.0, since), "count": self.forgetting * count}
         if not bool(old.any()):
             return memory
-        mean = (moment / count.to(moment.dtype).clamp_min(1.0)[:, None, None] for moment in (seen, felt))
-        new = {
-            name: damping
-            * torch.linalg.inv_ex(damped(moment, damping))[0]  # no check: what is not finite is refused later
-            for name, moment, damping in zip(
-                ("inputs", "outputs"), mean, (self.damping, self.output_damping), strict=True
-            )
-        }
+        parts = ("inputs", seen, self.damping), ("outputs", felt, self.output_damping)
+        # no check of the inverses: what is not finite is refused later
+        new = {name: a * torch.linalg.inv_ex(damped(moment, a))[0] for name, moment, a in parts}
         return memory | {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
 
     def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
