@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import torch
 
 from nestling.errors import UserError
+from nestling.evals.adaptation.models import folder_of, parameters, ready
 from nestling.evals.demo.measures import bits
-from nestling.evals.demo.setup import ARCHITECTURES, domains
-from nestling.evals.demo.trained import trained as pretrained
 from nestling.evals.meta_learning.learn import judged, read, trained
 from nestling.evals.meta_learning.setup import ARMS, SIZES, Setting, Size
 from nestling.evals.meta_learning.texts import sorts
@@ -39,11 +37,10 @@ def meta_learning(
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
     names, size = chosen("arm", arms, list(ARMS)), SIZES[size_name]
-    given = repr((size.models, ARCHITECTURES, version("nestling")))
-    folder, seeds = Path(out) / hashlib.sha256(given.encode()).hexdigest()[:12], size.models.seeds
+    folder, seeds = folder_of(out, size.models), size.models.seeds
     texts(size)  # what is missing is told before anything runs
-    for (seed, *_), parameters in side_by_side(_pretrain, [(seed, folder, size) for seed in seeds], jobs):
-        say(f"seed {seed}: {parameters:,} parameters, trained plainly")
+    for (_, seed, *_), count in side_by_side(parameters, [(MODEL, seed, folder, size.models) for seed in seeds], jobs):
+        say(f"seed {seed}: {count:,} parameters, trained plainly")
 
     swept: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     tasks = [(name, setting, seeds[0], folder, size) for name in names for setting in settings(name, size)]
@@ -98,20 +95,6 @@ def texts(size: Size) -> Any:
     return sorts(size.document, size.valid, size.test)
 
 
-def _pretrain(seed: int, folder: Path, size: Size) -> int:
-    place = folder / f"transformer-{seed}"
-    place.mkdir(parents=True, exist_ok=True)
-    return _plain(seed, folder, size)[1]["parameters"]
-
-
-def _plain(seed: int, folder: Path, size: Size) -> Any:
-    return pretrained(MODEL, seed, size.models, domains(size.models, None), folder / f"transformer-{seed}", _silent)
-
-
-def _silent(line: str) -> None:
-    """Training reports nothing: its lines would mix with those of other processes."""
-
-
 def _arm(name: str, setting: Setting, seed: int, folder: Path, size: Size) -> tuple[Path, str]:
     """Where an arm's model is kept, and what it depends on."""
     given = f"{ARMS[name].outer} {ARMS[name].share} {setting} {seed} {size}"
@@ -124,7 +107,7 @@ def _train(name: str, setting: Setting, seed: int, folder: Path, size: Size) -> 
 
     def make() -> dict[str, Any]:
         ids = torch.cat([sort.train for sort in texts(size).values() if sort.train is not None])
-        model, spent = trained(_plain(seed, folder, size)[0], ARMS[name], setting, size, ids, seed)
+        model, spent = trained(ready(MODEL, seed, folder, size.models)[0], ARMS[name], setting, size, ids, seed)
         model.save_pretrained(place / "model")
         return spent
 
