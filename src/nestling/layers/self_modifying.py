@@ -21,7 +21,16 @@ from nestling.layers.conv import CausalConv
 from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
 from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
-from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, Huber, MemoryState, SelfGenerated, unit
+from nestling.memory import (
+    MLP,
+    AssociativeMemory,
+    DeltaGradientDescent,
+    GradientDescent,
+    Huber,
+    MemoryState,
+    SelfGenerated,
+    unit,
+)
 from nestling.memory.associative import Objective
 from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
@@ -61,7 +70,7 @@ class SelfModifyingTitans(nn.Module):
         chunk_size: tokens between the states at which `memory` takes its gradients.
         projection_chunk_size: the same for the four projections, a multiple of `chunk_size`; None is `chunk_size`.
         objective, rule: of every memory's writing; see `nestling.memory`.
-        read: "token" or "chunk".
+        read: "token", "chunk", or "inclusive": what the token itself writes, too.
         detach_writes: no outer gradient through the writes (cheap; less is learnt).
         backend: "auto", or "reference" for the token-loop oracle.
         retention: what the memories fade to; see `nestling.memory`.
@@ -124,7 +133,9 @@ class SelfModifyingTitans(nn.Module):
         self.momentum = nn.Linear(dim, heads) if rule.momentum else None
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.token_step: TokenStep | None = None
-        if self.period == 1 and backend == "auto" and query == "static" and not (rule.momentum or detach_writes):
+        plain = isinstance(rule, GradientDescent | DeltaGradientDescent) and not rule.momentum and not detach_writes
+        plain = plain and read != "inclusive" and not self.memories.retention.maps
+        if self.period == 1 and (backend, query) == ("auto", "static") and plain:
             self.token_step = token_step
 
     def init_state(self, batch: int) -> SelfModifyingState:
@@ -235,6 +246,7 @@ class SelfModifyingTitans(nn.Module):
         network = self.memories.network
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
+            weights = tree_map(self.memories.retention.weight, weights)
             k, v, rate, decay, *q = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
             eta, alpha = gates(rate, decay)
         return (k, v, eta, alpha, theta, *(q or [None])), tail

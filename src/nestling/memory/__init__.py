@@ -1,27 +1,42 @@
 """Associative memories: a network, an objective, a rule and a retention, composed."""
 
-from nestling.memory.associative import AssociativeMemory, MemoryState
+from nestling.memory.associative import AssociativeMemory
+from nestling.memory.attention import AttentionState, SoftmaxAttention
+from nestling.memory.compound import Omega, Orthogonal
+from nestling.memory.delta_rule import DeltaRule
+from nestling.memory.least_squares import LeastSquares
 from nestling.memory.network import MLP, Matrix, Network
 from nestling.memory.objective import L2, DotProduct, Huber
-from nestling.memory.retention import ToInitial, ToZero
+from nestling.memory.oja import Oja
+from nestling.memory.retention import KL, Lq, ToInitial, ToZero
 from nestling.memory.rule import DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
+from nestling.memory.state import MemoryState
 from nestling.memory.target import Given, SelfGenerated, unit
 
 __all__ = [
+    "KL",
     "L2",
     "MLP",
     "AssociativeMemory",
+    "AttentionState",
     "DeltaGradientDescent",
+    "DeltaRule",
     "DotProduct",
     "Given",
     "GradientDescent",
     "Huber",
+    "LeastSquares",
+    "Lq",
     "Matrix",
     "MemoryState",
     "Network",
+    "Oja",
+    "Omega",
+    "Orthogonal",
     "RetainPredictions",
     "RetainSeen",
     "SelfGenerated",
+    "SoftmaxAttention",
     "ToInitial",
     "ToZero",
     "unit",

@@ -9,7 +9,6 @@ B batch, H heads (one or more dimensions), L length, C chunk, d width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from nestling.memory import fused
-from nestling.memory.closed import closed_form, for_all
+from nestling.memory.compound import window_of
+from nestling.memory.forms import check, check_channels, form_of
+from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
-from nestling.memory.reference import token_loop
+from nestling.memory.recent import nothing_yet
 from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import GradientDescent, Rule
+from nestling.memory.state import MemoryState, Moved
 from nestling.memory.target import Given
-from nestling.ops import ScanState, State
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
 from nestling.ops.scan.chunk import over_heads
 from nestling.ops.state import tree_map, where_rows
@@ -37,41 +38,28 @@ class Objective(Protocol):
     def surprise(self, output: Tensor, target: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class MemoryState(State):
-    """What a memory carries between calls.
-
-    weights:  the running weights, each `[B, H, in, out]`.
-    start:    the weights the current chunk started from: where its surprises are taken.
-    momentum: the gathered writes of each weight, or None without momentum.
-    position: `[B]` int64 on the CPU, tokens read.
-    refused:  `[B]` int64, pieces whose update was not finite and was not made.
-    """
-
-    weights: tuple[Tensor, ...]
-    start: tuple[Tensor, ...]
-    momentum: tuple[Tensor, ...] | None
-    position: Tensor
-    refused: Tensor
-
-
 class AssociativeMemory(nn.Module):
     """A memory that maps keys to values and learns them as they pass.
 
     Args:
         network: `Matrix`, `MLP`, or any `nn.Module` (`[.., dk] -> [.., dv]`): a module without a closed form runs on
             the token-loop oracle, slowly, and takes `GradientDescent` only.
-        objective: `DotProduct`, `L2`, or an object with their two methods.
-        rule: `GradientDescent` or `DeltaGradientDescent`, each with or without momentum.
-        retention: `ToZero`, or `ToInitial` (the latter for networks with a closed form, and without momentum).
+        objective: `DotProduct`, `L2`, `Lp`, `Huber`, an object with their two methods, or a function of output and target.
+        rule: `GradientDescent` or `DeltaGradientDescent`, each with or without momentum; `Omega` or `Orthogonal` over plain
+            descent; or, of linear networks, `DeltaRule`, `Oja` or `LeastSquares`.
+        retention: `ToZero`; `ToInitial` (without momentum); `KL` or `Lq` (without erasure).
         chunk_size: tokens whose surprises are taken at the same weights; or one for each memory along the network's first
             dimension of heads, each a multiple of the smallest.
-        read: "token" reads the weights just before the token (writes inside the chunk included), "chunk" those at
-            the chunk's start (Eq. 90). With a chunk of 1 they are the same.
+        read: "token" reads the weights just before the token (writes inside the chunk included), "inclusive" those just
+            after it, as the linear memories of the literature do, "chunk" those at the chunk's start (Eq. 90). With a
+            chunk of 1, "token" and "chunk" are the same.
         target: `Given` (the value) or `SelfGenerated` (Eq. 84).
         detach_writes: no outer gradient flows through the writes: cheap, and only the reads are learnt.
         retention_floor: what alpha is promised to be at least. From 1/2 on, without momentum, a faster form is exact.
         backend: "auto", "chunk" for the general closed form, or "reference" for the token loop.
+
+    Raises:
+        ValueError: choices without a meaning together, or a value that is not allowed; the message says which.
     """
 
     def __init__(
@@ -88,8 +76,8 @@ class AssociativeMemory(nn.Module):
         retention: Retention | None = None,
     ) -> None:
         super().__init__()
-        if read not in ("token", "chunk"):
-            raise ValueError(f"read={read!r} is unknown; choose 'token' or 'chunk'")
+        if read not in ("token", "inclusive", "chunk"):
+            raise ValueError(f"read={read!r} is unknown; choose 'token', 'inclusive' or 'chunk'")
         sizes = _sizes(chunk_size)
         if min(sizes) < 1:
             raise ValueError(f"chunk_size={chunk_size} must be at least 1")
@@ -99,27 +87,17 @@ class AssociativeMemory(nn.Module):
             raise ValueError(f"chunk_size={chunk_size} needs a network whose heads are {len(sizes)} memories x heads")
         if backend not in ("auto", "chunk", "reference"):
             raise ValueError(f"backend={backend!r} is unknown; choose 'auto', 'chunk' or 'reference'")
-        self.rule: Rule = rule or GradientDescent()
-        if not callable(getattr(self.rule, "factors", None)):
-            raise ValueError(f"{self.rule} writes no tokens; choose GradientDescent() or DeltaGradientDescent()")
-        self.closed = isinstance(network, Network)
-        if not self.closed:
+        if not isinstance(network, Network):
             if backend == "chunk":
                 raise ValueError(f"{type(network).__name__} has no closed form; use backend='reference' or 'auto'")
-            if not isinstance(self.rule, GradientDescent):
-                raise ValueError(
-                    f"{self.rule} needs the input of each weight; with {type(network).__name__} use GradientDescent"
-                )
             backend = "reference"
-        self.network, self.objective, self.retention = network, objective, retention or ToZero()
-        if self.retention != ToZero() and (self.rule.momentum or not self.closed):
-            raise ValueError(
-                f"{self.retention} needs a network with a closed form and a rule without momentum; got "
-                f"{type(network).__name__} and {self.rule}: use ToZero() with these"
-            )
+        self.network, self.objective = network, objective
+        self.rule: Rule | MatrixRule = rule or GradientDescent()
+        self.retention: Retention = retention or ToZero()
         self.target: Callable[..., Tensor] = target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
         self.retention_floor = retention_floor
+        check(self)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -130,7 +108,8 @@ class AssociativeMemory(nn.Module):
     def fused(self) -> bool:
         """Whether `nestling.memory.fused` computes it."""
         parts = self.network, self.objective, self.rule, self.target, self.retention
-        return self.backend == "auto" and not self.detach_writes and fused.fits(*parts, self.retention_floor)
+        general = self.backend != "auto" or self.detach_writes or self.read == "inclusive"
+        return not general and fused.fits(*parts, self.retention_floor)
 
     @property
     def block(self) -> int:
@@ -142,7 +121,7 @@ class AssociativeMemory(nn.Module):
         return part if part >= fused.LONGEST // 4 else smallest  # a prime has no part that would pay
 
     def extra_repr(self) -> str:
-        path = "token-loop oracle" if self.backend == "reference" else "fused" if self.fused else "chunk"
+        path, _ = form_of(self)
         parts = self.objective, self.rule, self.retention, self.target
         return f"{', '.join(map(str, parts))}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
 
@@ -161,8 +140,13 @@ class AssociativeMemory(nn.Module):
         exact = torch.promote_types(initial[0].dtype, torch.float32)
         weights = tuple(w.to(exact).expand(batch_size, *wanted, *w.shape[len(own) :]) for w in initial)
         momentum = tuple(torch.zeros_like(w) for w in weights) if self.rule.momentum else None
+        carried: tuple[Tensor, ...] = ()
+        if isinstance(self.rule, MatrixRule):
+            carried = self.rule.initial(weights[0])
+        elif window_of(self.rule) > 1 and isinstance(self.network, Network):
+            carried = nothing_yet(self.network, weights[0], len(wanted), window_of(self.rule))
         counters = torch.zeros(batch_size, dtype=torch.int64)
-        return MemoryState(weights, weights, momentum, counters, counters.to(initial[0].device))
+        return MemoryState(weights, weights, momentum, counters, counters.to(initial[0].device), carried)
 
     def forward(
         self,
@@ -180,7 +164,8 @@ class AssociativeMemory(nn.Module):
         Args:
             q, k: `[B, H, L, dk]`; `q=None` learns without reading, a q for fewer memories (the first dimension of heads)
                 reads the last ones. v: `[B, H, L, dv]`. What memories share may have size 1 there.
-            eta: `[B, H, L]`, learning rate, >= 0. alpha: `[B, H, L]` in [0, 1], retention (None: 1).
+            eta: `[B, H, L]`, learning rate, >= 0. alpha: `[B, H, L]` in [0, 1], retention (None: 1). Of linear networks
+                alpha, and the rate of `DeltaRule`, may be of each input channel, `[B, H, L, in]`.
             theta: `[B, H, L]` in [0, 1], momentum; exactly when the rule has momentum.
             state: from `init_state` or an earlier call (None: the initial one).
             lengths: `[B]` int64 on the CPU, the real tokens of each row (None: all). Padding changes nothing.
@@ -194,15 +179,17 @@ class AssociativeMemory(nn.Module):
         if (theta is not None) != self.rule.momentum:
             have = "without" if theta is None else "with"
             raise ValueError(f"{self.rule} was called {have} theta; pass theta exactly when momentum=True")
-        if k.dim() < 4 or v.shape[-2] != k.shape[-2] or eta.shape[-1] != k.shape[-2]:
+        channels = [gate is not None and gate.dim() == k.dim() for gate in (eta, alpha)]
+        if k.dim() < 4 or v.shape[-2] != k.shape[-2] or eta.shape[-1 - channels[0]] != k.shape[-2]:
             found = f"k {tuple(k.shape)}, v {tuple(v.shape)}, eta {tuple(eta.shape)}"
             raise ValueError(f"expected k, v [B, H, L, d] and eta [B, H, L]; got {found}")
+        check_channels(self, *channels)
         batch, length = k.shape[0], k.shape[-2]
         check_lengths(lengths, batch, length)
         if state is None:
             heads = None if isinstance(self.network, Network) and self.network.heads else tuple(v.shape[1:-2])
             state = self.init_state(batch, heads)
-        run = partial(closed_form, self) if self.backend != "reference" else self._loop
+        run = partial(form_of(self)[1], self)
         outputs = []
         with torch.autocast(k.device.type, enabled=False):
             exact = state.weights[0].dtype
@@ -232,16 +219,10 @@ class AssociativeMemory(nn.Module):
     ) -> tuple[Tensor | None, MemoryState]:
         """One token: as `forward` without the dimension L (`q, k, v [B, H, d]`, `eta, alpha, theta [B, H]`)."""
         q, k, v = tree_map(lambda x: x.unsqueeze(-2), (q, k, v))
-        eta, alpha, theta = tree_map(lambda x: x.unsqueeze(-1), (eta, alpha, theta))
+        # a gate of each channel has the tokens where keys have them
+        eta, alpha, theta = tree_map(lambda x: x.unsqueeze(-2 if x.dim() == k.dim() - 1 else -1), (eta, alpha, theta))
         y, after = self(q, k, v, eta, alpha, state, theta)
         return (None if y is None else y.squeeze(-2)), after
-
-    def _loop(
-        self, q: Tensor | None, *others: Any, state: MemoryState, mask: Tensor | None
-    ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
-        """The token-loop oracle."""
-        y, moved = token_loop(self, for_all(q, state.weights), *others, state=state, mask=mask)
-        return y if y is None or q is None else y[:, -q.shape[1] :], moved
 
     def at_start(self, state: MemoryState) -> bool:
         """Whether every row begins a chunk: `weights` are `start`, for gradients as well as in value."""
@@ -251,16 +232,15 @@ class AssociativeMemory(nn.Module):
         return not apart and not any(bool((state.position % size).any()) for size in self.sizes)
 
     def _accept(
-        self, y: Tensor | None, moved: tuple[ScanState, ...], finite: Tensor, state: MemoryState, piece: Piece
+        self, y: Tensor | None, moved: Moved, finite: Tensor, state: MemoryState, piece: Piece
     ) -> tuple[Tensor | None, MemoryState]:
         """Take an update that is finite; refuse and count one that is not, row by row. At a boundary a chunk ends."""
         position = state.position + piece.count
-        weights = tuple(m.memory for m in moved)
-        momentum = tuple(m.momentum for m in moved if m.momentum is not None) or None  # all have one, or none
         if not bool(finite.all()):
-            choose, before = partial(where_rows, finite), (state.weights, state.momentum)
-            weights, momentum = tree_map(choose, (weights, momentum), before)
-            y = tree_map(choose, y)
+            choose = partial(where_rows, finite)
+            before = state.weights, state.momentum, state.carried
+            y, moved = tree_map(choose, y), Moved(*tree_map(choose, tuple(moved), before))
+        weights = moved.weights
         # [B, 1] or [B, memories]: whose chunk ends
         done = (position[:, None] % torch.tensor(self.sizes) == 0) & (piece.count[:, None] > 0)
         if bool(done.all()):
@@ -273,7 +253,7 @@ class AssociativeMemory(nn.Module):
         else:
             start = state.start
         refused = state.refused + (~finite).long()
-        return y, MemoryState(weights, start, momentum, position, refused)
+        return y, MemoryState(weights, start, moved.momentum, position, refused, moved.carried)
 
 
 def _neutral(parts: Sequence[Any], mask: Tensor | None) -> Sequence[Any]:
@@ -282,21 +262,20 @@ def _neutral(parts: Sequence[Any], mask: Tensor | None) -> Sequence[Any]:
     """
     if mask is None:
         return parts
-    neutral = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+    neutral, dims = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0), parts[1].dim()
 
-    def filled(x: Tensor, value: float, wide: bool) -> Tensor:
+    def filled(x: Tensor, value: float) -> Tensor:
+        wide = x.dim() == dims  # a number a token, or one a channel
         return torch.where(over_heads(mask, x.dim() - wide)[(..., *[None] * wide)], x, value)
 
-    return [
-        None if x is None else filled(x, value, i < 3) for i, (x, value) in enumerate(zip(parts, neutral, strict=True))
-    ]
+    return [None if x is None else filled(x, value) for x, value in zip(parts, neutral, strict=True)]
 
 
 def _sizes(chunk_size: int | Sequence[int]) -> tuple[int, ...]:
     return (chunk_size,) if isinstance(chunk_size, int) else tuple(chunk_size)
 
 
-def _finite(moved: tuple[ScanState, ...]) -> Tensor:
-    """`[B]`: rows whose new weights and momenta are finite."""
-    tensors = [t for m in moved for t in (m.memory, m.momentum) if t is not None]
+def _finite(moved: Moved) -> Tensor:
+    """`[B]`: rows whose new weights and momenta, and what else is carried, are finite."""
+    tensors = [t for t in (*moved.weights, *(moved.momentum or ()), *moved.carried) if t.is_floating_point()]
     return torch.stack([t.detach().flatten(1).sum(1) for t in tensors]).sum(0).isfinite()

@@ -14,12 +14,14 @@ from torch import Tensor
 from nestling.memory import fused
 from nestling.memory.network import Network
 from nestling.memory.objective import Huber
-from nestling.ops import ScanState
+from nestling.memory.queries import for_all
+from nestling.memory.state import MemoryState, Moved
+from nestling.ops import ScanState, scan
 from nestling.ops.scan.chunk import Decay, chunk_step
 from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
-    from nestling.memory.associative import AssociativeMemory, MemoryState
+    from nestling.memory.associative import AssociativeMemory
 
 
 def closed_form(
@@ -32,7 +34,7 @@ def closed_form(
     theta: Tensor | None,
     state: MemoryState,
     mask: Tensor | None,
-) -> tuple[Tensor | None, tuple[ScanState, ...]]:
+) -> tuple[Tensor | None, Moved]:
     """One piece of a chunk, at most: the local backward pass at the chunk's start, then one scan a weight.
 
     Masked tokens are neutral already (`AssociativeMemory.forward`).
@@ -42,7 +44,9 @@ def closed_form(
     alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
     fresh = memory.at_start(state)
     if not memory.fused or k.shape[-2] > fused.LONGEST:
-        return _scans(memory, q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
+        y, after = _scans(memory, q, k, v, eta, alpha, theta, state.weights, state.momentum, state.start, fresh, mask)
+        gathered = tuple(m.momentum for m in after if m.momentum is not None) or None  # all have one, or none
+        return y, Moved(tuple(m.memory for m in after), gathered)
     assert isinstance(memory.objective, Huber)
     up, down = state.weights
     held_up, held_down = (None, None) if fresh else state.start
@@ -51,7 +55,7 @@ def closed_form(
     y, after_up, after_down = fused.write_and_read(given, memory.objective.delta, partial(_steps, memory))
     if q is not None and read is None:
         y = network.read(q, [w[:, -q.shape[1] :] for w in state.start])
-    return y, (ScanState(after_up), ScanState(after_down))
+    return y, Moved((after_up, after_down))
 
 
 def _steps(
@@ -82,14 +86,16 @@ def _scans(
     """Any network, objective, rule and target. fresh: the running weights are those at the chunk's start."""
     network, pushes = memory.network, momentum or (None,) * len(weights)
     assert isinstance(network, Network)
-    target, held = memory.target(network, start, v), start
+    start = tree_map(memory.retention.weight, start)
+    held = start
     if memory.detach_writes:
-        held = tuple(w.detach() for w in held)
-        k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
-    decay = Decay.of(alpha, theta, mask)
+        held, k, v, eta, alpha, theta = tree_map(Tensor.detach, (held, k, v, eta, alpha, theta))
+    target = memory.target(network, held, v)
+    decay = None if alpha.dim() == k.dim() else Decay.of(alpha, theta, mask)
     after: dict[int, ScanState] = {}
     # at a chunk's start the running weights are those just read, and give the same outputs
-    known = fresh and not memory.detach_writes
+    known = fresh and not (memory.detach_writes or memory.retention.maps)
+    read = "inclusive" if memory.read == "inclusive" else "exclusive"
     writes = network.writes(k, held, lambda output: memory.objective.surprise(output, target))
     rest = tree_map(lambda w: w.to(weights[0].dtype), memory.retention.rest(network))
 
@@ -102,13 +108,15 @@ def _scans(
         if rest is not None:  # the scan moves the difference, which fades to zero; the erasure is of the whole
             begin, base = begin - rest[i], x_in @ rest[i]
             u, found = u if eps is None else u - eps[..., None] * base, found - base
-        y, moved = chunk_step(
-            x, x_in, u, eps, decay, ScanState(begin, pushes[i]), "exclusive", found if known else None
-        )
+        if decay is None:
+            reads = None if x is None else read
+            y, moved = scan(x, x_in, u, alpha, eps, state=ScanState(begin), read=reads, chunk_size=u.shape[-2])
+        else:
+            y, moved = chunk_step(x, x_in, u, eps, decay, ScanState(begin, pushes[i]), read, found if known else None)
         after[i] = moved if rest is None else ScanState(moved.memory + rest[i])
         return y if y is None or x is None or rest is None else y + x @ rest[i]
 
-    if q is not None and memory.read == "token":
+    if q is not None and memory.read != "chunk":
         y = network(for_all(q, weights), [lambda x, i=i: product(i, x) for i in range(len(writes))])
         y = y[:, -q.shape[1] :]
     else:
@@ -116,11 +124,3 @@ def _scans(
         for i in range(len(writes)):
             product(i, None)
     return y, tuple(after[i] for i in range(len(writes)))
-
-
-def for_all(q: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor | None:
-    """Queries for every memory: zero for those that are not read."""
-    missing = 0 if q is None else weights[0].shape[1] - q.shape[1]
-    if q is None or not missing:
-        return q
-    return torch.cat([q.new_zeros(q.shape[0], missing, *q.shape[2:]), q], dim=1)

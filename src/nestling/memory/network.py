@@ -31,7 +31,13 @@ class Network(nn.Module, abc.ABC):
     """A network with a closed-form backward pass. Its parameters are the meta-learned initial weights.
 
     Every weight is `[*heads, in, out]`: `heads` may be empty, a number, or a shape (memories x heads).
+
+    dim_key, dim_value: widths of its input and output. linear: whether the output is `inputs(x)` times the one weight.
     """
+
+    dim_key: int
+    dim_value: int
+    linear: bool = False
 
     def __init__(self, heads: int | Sequence[int] = ()) -> None:
         super().__init__()
@@ -52,6 +58,10 @@ class Network(nn.Module, abc.ABC):
         `surprise` maps the network's output to the loss's gradient there.
         """
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the first weight is multiplied with, `[.., L, in]`."""
+        return x
+
     def read(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """The output for weights that stand still."""
         return self(x, [lambda a, w=w: a @ w for w in weights])
@@ -60,8 +70,11 @@ class Network(nn.Module, abc.ABC):
 class Matrix(Network):
     """A linear memory, `M(x) = x W`, that starts at zero (`dim_key` to `dim_value`)."""
 
+    linear = True
+
     def __init__(self, dim_key: int, dim_value: int, heads: int | Sequence[int] = ()) -> None:
         super().__init__(heads)
+        self.dim_key, self.dim_value = dim_key, dim_value
         self.weight = nn.Parameter(torch.zeros(*self.heads, dim_key, dim_value))
 
     def weights(self) -> tuple[Tensor, ...]:
@@ -84,6 +97,7 @@ class MLP(Network):
     def __init__(self, dim: int, hidden: int, heads: int | Sequence[int] = ()) -> None:
         super().__init__(heads)
         self.dim, self.hidden = dim, hidden
+        self.dim_key = self.dim_value = dim
         for name, value in self.initial_values().items():
             self.register_parameter(name, nn.Parameter(value))
 

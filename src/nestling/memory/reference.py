@@ -5,18 +5,24 @@ It knows nothing of closed forms: any `nn.Module` will do. Slow, and obviously r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from nestling.memory.compound import Orthogonal, window_of
 from nestling.memory.network import Network
-from nestling.ops import ScanState
+from nestling.memory.recent import Recent, joined, latest
+from nestling.memory.state import MemoryState, Moved
+from nestling.ops.newton_schulz import newton_schulz
 from nestling.ops.state import tree_map
 
 if TYPE_CHECKING:
-    from nestling.memory.associative import AssociativeMemory, MemoryState
+    from nestling.memory.associative import AssociativeMemory
+
+Weights = tuple[Tensor, ...]
 
 
 def token_loop(
@@ -29,63 +35,107 @@ def token_loop(
     theta: Tensor | None,
     state: MemoryState,
     mask: Tensor | None,
-) -> tuple[Tensor | None, tuple[ScanState, ...]]:
-    """A piece of a chunk, token by token. Shapes as `AssociativeMemory.forward`; returns `y` and the moved weights."""
-    network, rule = memory.network, memory.rule
-    momentum = state.momentum
-    rest = memory.retention.rest(network) if isinstance(network, Network) else None
+) -> tuple[Tensor | None, Moved]:
+    """A piece of a chunk, token by token. Shapes as `AssociativeMemory.forward`; returns `y` and what has moved."""
+    network, retention, momentum = memory.network, memory.retention, state.momentum
+    rest = retention.rest(network) if isinstance(network, Network) else None
     lead = state.weights[0].shape[: v.dim() - 2]  # rows x heads
-    target, held = memory.target(network, state.start, v), state.start
+    start = tree_map(retention.weight, state.start)
+    held = start
     if memory.detach_writes:
-        held = tuple(w.detach() for w in held)
-        k, target, eta, alpha, theta = tree_map(Tensor.detach, (k, target, eta, alpha, theta))
+        held, k, v, eta, alpha, theta = tree_map(Tensor.detach, (held, k, v, eta, alpha, theta))
+    target = memory.target(network, held, v)
     k, eta, alpha, theta = tree_map(lambda x: x.expand(*lead, *x.shape[len(lead) :]), (k, eta, alpha, theta))
+    gradient, apply = _over(memory, lead)
+    gradients = _gathered(memory, gradient, held, k, v, target, state, mask)
 
-    def loss(weights: tuple[Tensor, ...], key: Tensor, value: Tensor) -> Tensor:
-        return memory.objective.loss(_apply(network, weights, key), value)
-
-    gradient, apply = grad(loss), lambda weights, x: _apply(network, weights, x)
-    for _ in lead:
-        gradient, apply = vmap(gradient), vmap(apply)
-
-    weights, outputs = state.weights, []
+    stored, outputs = state.weights, []
     for t in range(k.shape[-2]):
-        if q is not None:
-            outputs.append(apply(weights if memory.read == "token" else state.start, q[..., t, :]))
+        before = stored
         key, rate = k[..., t, :], eta[..., t]
-        surprises = gradient(held, key, target[..., t, :])
         moved, pushes = [], []
-        for i, weight in enumerate(weights):
+        for i, weight in enumerate(stored):
             x = _inputs(network, held, key)[i] if isinstance(network, Network) else key
-            eps, step = rule.factors(rate, x)
-            push = -_to(step, weight) * surprises[i]
+            eps, step = memory.rule.factors(rate, x)
+            orthogonal = memory.rule if isinstance(memory.rule, Orthogonal) else None
+            push = -gradients[t][i] if orthogonal else -_to(step, weight) * gradients[t][i]
             if momentum is not None:
                 assert theta is not None
                 kept = _to(theta[..., t], weight)
                 push = kept * momentum[i] + (1 - kept) * push
-            after = push + (weight if alpha is None else _to(alpha[..., t], weight) * weight)
+            pushes.append(push)
+            if orthogonal:
+                push = _to(rate, weight) * newton_schulz(push, orthogonal.steps)
+            after = push + (weight if alpha is None else _to(_at(alpha, t, k), weight) * weight)
             if rest is not None and alpha is not None:
                 after = after + (1 - _to(alpha[..., t], weight)) * rest[i]
             if eps is not None:
                 after = after - _to(eps, weight) * x[..., :, None] * (x[..., None, :] @ weight)
             moved.append(after)
-            pushes.append(push)
         if mask is not None:
-            moved = [torch.where(_to(mask[:, t], w), new, w) for new, w in zip(moved, weights, strict=True)]
-        weights = tuple(moved)
+            moved = [torch.where(_to(mask[:, t], w), new, w) for new, w in zip(moved, stored, strict=True)]
+        stored = tuple(moved)
         if momentum is not None:
             if mask is not None:
                 pushes = [torch.where(_to(mask[:, t], s), new, s) for new, s in zip(pushes, momentum, strict=True)]
             momentum = tuple(pushes)
+        if q is not None:
+            seen = {"token": before, "inclusive": stored, "chunk": state.start}[memory.read]
+            outputs.append(apply(tree_map(retention.weight, seen), q[..., t, :]))
     y = torch.stack(outputs, dim=-2) if outputs else None
-    return y, tuple(ScanState(w, None if momentum is None else momentum[i]) for i, w in enumerate(weights))
+    carried = state.carried
+    if carried:
+        carried = latest(joined(carried, k, v, mask), window_of(memory.rule))
+    return y, Moved(stored, momentum, carried)
+
+
+def _over(memory: AssociativeMemory, lead: torch.Size) -> tuple[Callable[..., Weights], Callable[..., Tensor]]:
+    """The gradient of a token's loss at given weights, and the network's output, for all rows and heads."""
+
+    def loss(weights: Weights, key: Tensor, value: Tensor) -> Tensor:
+        return memory.objective.loss(_apply(memory.network, weights, key), value)
+
+    gradient, apply = grad(loss), lambda weights, x: _apply(memory.network, weights, x)
+    for _ in lead:
+        gradient, apply = vmap(gradient), vmap(apply)
+    return gradient, apply
+
+
+def _gathered(
+    memory: AssociativeMemory,
+    gradient: Callable[..., Weights],
+    held: Weights,
+    k: Tensor,
+    v: Tensor,
+    target: Tensor,
+    state: MemoryState,
+    mask: Tensor | None,
+) -> list[Weights]:
+    """What each token's step is taken along, before momentum: its own gradient, or the mean of its window's."""
+    window = window_of(memory.rule)
+    if window == 1:
+        return [gradient(held, k[..., t, :], target[..., t, :]) for t in range(k.shape[-2])]
+    recent: Recent = state.carried  # pyright: ignore[reportAssignmentType] - Omega carries three
+    k, v, there = joined(recent, k, v, mask)
+    target = memory.target(memory.network, held, v)
+    found = []
+    for t in range(k.shape[-2]):
+        own = gradient(held, k[..., t, :], target[..., t, :])
+        found.append([torch.where(_to(there[:, t], g), g, 0.0) for g in own])
+    places = range(len(found) - window + 1)
+    return [tuple(sum(parts) / window for parts in zip(*found[t : t + window], strict=True)) for t in places]
+
+
+def _at(gate: Tensor, t: int, k: Tensor) -> Tensor:
+    """A token's gate: a number, or one a channel `[.., d]`."""
+    return gate[..., t, :] if gate.dim() == k.dim() else gate[..., t]
 
 
 def _to(gate: Tensor, like: Tensor) -> Tensor:
     return gate.view(*gate.shape, *[1] * (like.dim() - gate.dim()))
 
 
-def _apply(network: nn.Module, weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
+def _apply(network: nn.Module, weights: Weights, x: Tensor) -> Tensor:
     """The network's output for one token `[dk]` and the weights of one row and head."""
     if isinstance(network, Network):
         return network(x, [lambda a, w=w: a @ w for w in weights])
@@ -93,7 +143,7 @@ def _apply(network: nn.Module, weights: tuple[Tensor, ...], x: Tensor) -> Tensor
     return functional_call(network, dict(zip(names, weights, strict=True)), x)
 
 
-def _inputs(network: Network, weights: tuple[Tensor, ...], x: Tensor) -> list[Tensor]:
+def _inputs(network: Network, weights: Weights, x: Tensor) -> list[Tensor]:
     """What each weight is multiplied with, seen by running the network."""
     seen: dict[int, Tensor] = {}
 
