@@ -85,7 +85,7 @@ GATHERING = (  # two steps of Newton-Schulz: more raise what is rounding in a gr
 LINEAR = (
     (L2(), DeltaRule()),
     (L2(), DeltaRule(exact=True)),
-    (L2(), DeltaRule(fade_first=False, feedback=0.7)),
+    (L2(), DeltaRule(fade_first=False)),
     (DotProduct(), Oja()),
     (L2(), LeastSquares(0.5)),
 )

@@ -4,8 +4,9 @@ from nestling.layers.attention import Attention, AttentionState
 from nestling.layers.block import Block
 from nestling.layers.continuum import ContinuumMemory, SwiGLU
 from nestling.layers.conv import CausalConv
-from nestling.layers.delta import Delta, GatedDelta, Hebbian, LinearMemory, LinearMemoryState
+from nestling.layers.drive import Drive
 from nestling.layers.linear import Linear
+from nestling.layers.memory_layer import MemoryLayer, MemoryLayerState
 from nestling.layers.self_modifying import SelfModifyingState, SelfModifyingTitans
 
 __all__ = [
@@ -14,12 +15,10 @@ __all__ = [
     "Block",
     "CausalConv",
     "ContinuumMemory",
-    "Delta",
-    "GatedDelta",
-    "Hebbian",
+    "Drive",
     "Linear",
-    "LinearMemory",
-    "LinearMemoryState",
+    "MemoryLayer",
+    "MemoryLayerState",
     "SelfModifyingState",
     "SelfModifyingTitans",
     "SwiGLU",

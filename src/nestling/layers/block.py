@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nestling.layers.attention import Attention
 from nestling.layers.continuum import ContinuumMemory
-from nestling.layers.delta import LinearMemory
+from nestling.layers.memory_layer import MemoryLayer
 from nestling.layers.self_modifying import SelfModifyingTitans
 
 
@@ -19,7 +19,7 @@ class Block(nn.Module):
     attention with a continuum memory of no levels: one block, three configurations.
     """
 
-    def __init__(self, dim: int, mixer: Attention | LinearMemory | SelfModifyingTitans, mlp: ContinuumMemory) -> None:
+    def __init__(self, dim: int, mixer: Attention | MemoryLayer | SelfModifyingTitans, mlp: ContinuumMemory) -> None:
         super().__init__()
         self.norm, self.mixer, self.mlp = nn.RMSNorm(dim, eps=1e-6), mixer, mlp
 

@@ -20,29 +20,24 @@ class DeltaRule(MatrixRule):
     arXiv 2411.12537). (`GradientDescent` with `L2` takes all of a chunk's gradients at its start, and is stable for fewer steps.)
 
     exact: the proximal step `eta / (1 + eta |x|^2)` in place of eta, stable for every eta >= 0 (Longhorn, arXiv 2407.14207).
-    fade_first: `M'` is `alpha M`, as Gated DeltaNet has it (arXiv 2412.06464), or else `M`, as Comba and RWKV-7 do.
-    feedback: in [0, 1], the share of the step that erases: `eta x^T (feedback x M' - v)` (Comba, arXiv 2506.02475); 0 is Hebbian.
+    fade_first: `M'` is `alpha M`, as Gated DeltaNet has it (arXiv 2412.06464), or else `M`, as Comba and RWKV-7 do. An erasure
+        of a share `b` of the step alone, `eta x^T (b x M' - v)` (Comba, arXiv 2506.02475), is the rate `b eta` and the value `v / b`.
 
     Rates and retentions may be of each input channel: `eta, alpha [B, H, L, d]` (RWKV-7, arXiv 2503.14456), without `exact`.
     """
 
     exact: bool = False
     fade_first: bool = True
-    feedback: float = 1.0
 
     objective = L2
     channels = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.feedback <= 1:
-            raise ValueError(f"feedback={self.feedback} must be in [0, 1]: the share of the step that erases")
 
     def token(
         self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Carried]:
         kept = alpha[..., None] * weight
         met = x[..., None, :] @ (kept if self.fade_first else weight)
-        error = self.feedback * met - v[..., None, :]
+        error = met - v[..., None, :]
         return kept - (self._step(eta, x) * x)[..., None] * error, carried
 
     def piece(
@@ -59,12 +54,12 @@ class DeltaRule(MatrixRule):
         reads, size, start = None if q is None else read, x.shape[-2], ScanState(weight)
         if eta.dim() < x.dim() and alpha.dim() < x.dim():
             step = self._step(eta[..., None], x)
-            eps = self.feedback * step[..., 0] * (alpha if self.fade_first else 1.0)
+            eps = step[..., 0] * (alpha if self.fade_first else 1.0)
             y, after = scan(q, x, step * v, alpha, eps, state=start, read=reads, chunk_size=size)
             return y, after.memory, carried
         eta, alpha = (gate if gate.dim() == x.dim() else gate[..., None].expand_as(x) for gate in (eta, alpha))
         written = self._step(eta, x) * x
-        erase = self.feedback * (alpha * x if self.fade_first else x), written
+        erase = (alpha * x if self.fade_first else x), written
         y, after = scan(q, written, v, alpha, erase=erase, state=start, read=reads, chunk_size=size)
         return y, after.memory, carried
 

@@ -9,17 +9,18 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from nestling.levels import Level, StepOf, as_levels, nested
+from nestling.memory.zoo import ZOO
 
-MIXERS = ("self_modifying_titans", "attention", "linear_attention", "deltanet", "gated_deltanet")
+MIXERS = ("self_modifying_titans", "attention", *ZOO)
 OF_SOME = {  # settings that mean nothing to other mixers
-    "sliding_window": ("attention",),
-    "memory_hidden": ("self_modifying_titans",),
+    "sliding_window": ("attention", *(name for name, classic in ZOO.items() if classic.takes("window"))),
+    "memory_hidden": ("self_modifying_titans", *(name for name, classic in ZOO.items() if classic.takes("hidden"))),
     "projection_chunk_size": ("self_modifying_titans",),
     "memory_retention": ("self_modifying_titans",),
     "memory_horizons": ("self_modifying_titans",),
     "memory_query": ("self_modifying_titans",),
-    "conv_width": ("self_modifying_titans", "linear_attention", "deltanet", "gated_deltanet"),
-    "step_range": ("deltanet", "gated_deltanet"),
+    "conv_width": ("self_modifying_titans", *ZOO),
+    "step_range": tuple(name for name, classic in ZOO.items() if classic.rate in ("token", "channel")),
 }
 LEARNING = ("context", "parameter", "off")
 RETENTIONS = (None, "zero", "initial")
@@ -59,8 +60,8 @@ def check_outer_gradient(outer: str, levels: list[Level]) -> None:
 class HopeConfig(PreTrainedConfig):
     """Configuration of `HopeForCausalLM`.
 
-    mixer: "self_modifying_titans" (Hope), "attention" (Hope-Attention; with `levels=[]` a Transformer++), or to compare with
-        them "linear_attention", "deltanet" or "gated_deltanet".
+    mixer: "self_modifying_titans" (Hope), "attention" (Hope-Attention; with `levels=[]` a Transformer++), or one of the
+        memories of the literature, `nestling.memory.zoo.ZOO`: "linear_attention", "gated_deltanet", "ttt_mlp", "titans", ..
     levels: `nestling.Level`s from fast to slow (or their plain data); `[]` is the plain MLP.
     level_variant: "sequential", "nested", "independent" or "superposed"; see `nestling.layers.ContinuumMemory`.
     learning: "context" - each sequence has fast weights that move while it is read; "parameter" - levels move only by a
@@ -72,15 +73,17 @@ class HopeConfig(PreTrainedConfig):
         also "blocks", every linear map of a block; or "all", the output head too (where it is tied to the embedding, only
         its work as a head changes).
     intermediate_size: hidden width of the MLP (over its whole chain); None is 8/3 of hidden_size, rounded to 8 a part.
-    sliding_window: how many tokens attention sees, itself included; None is all.
-    memory_hidden: hidden width of each memory of self-modifying Titans, per head; None is the head width.
-    chunk_size, projection_chunk_size, memory_read: see `nestling.layers.SelfModifyingTitans`.
+    sliding_window: how many tokens attention sees, itself included; None is all. Of "omeganet" and "atlas", the tokens that a step
+        is taken for.
+    memory_hidden: hidden width of each deep memory, per head; None is the head width (four times that in "ttt_mlp").
+    chunk_size: tokens of a memory's chunk; see `nestling.AssociativeMemory`.
+    projection_chunk_size, memory_read: see `nestling.layers.SelfModifyingTitans`.
     memory_momentum: whether its memories have momentum.
     memory_retention: what they fade to: "zero" (None is that) or "initial", their meta-learned initial weights.
     memory_horizons: between these numbers of tokens its heads' memories fade at the start; None is (16, 1024).
     memory_query: where its query comes from: "static" (None is that), a linear map, or "memory", one more memory.
     conv_width: tokens that the short convolution in front of a memory sees; None is 4, and 1 mixes none.
-    step_range: of the delta rule's step in "deltanet" and "gated_deltanet": None is 1, and 2 allows negative eigenvalues.
+    step_range: of the delta rule's step, in "deltanet" and its kin: None is 1, and 2 allows negative eigenvalues.
 
     Unknown keys raise a ValueError.
     """

@@ -16,34 +16,31 @@ from nestling.layers import (
     Attention,
     Block,
     ContinuumMemory,
-    Delta,
-    GatedDelta,
-    Hebbian,
     Linear,
-    LinearMemory,
+    MemoryLayer,
     SelfModifyingTitans,
 )
 from nestling.levels import LevelOptimizer, effective
 from nestling.memory import DeltaGradientDescent, ToInitial, ToZero
+from nestling.memory.zoo import ZOO
 from nestling.models.cache import HopeCache, Session
 from nestling.models.config import HopeConfig
 from nestling.models.learning import LearningModel, Rows, one_of
 
 HEAD = "lm_head.weight"
-GATES = {"deltanet": Delta, "gated_deltanet": GatedDelta}
 
 
-def make_mixer(config: HopeConfig) -> Attention | LinearMemory | SelfModifyingTitans:
+def make_mixer(config: HopeConfig) -> Attention | MemoryLayer | SelfModifyingTitans:
     """The mixer that a configuration names."""
     size, heads = config.hidden_size, config.num_attention_heads
     if config.mixer == "attention":
         return Attention(size, heads, config.sliding_window, config.rope_theta)
     conv_width = 4 if config.conv_width is None else config.conv_width
-    if config.mixer == "linear_attention":
-        return LinearMemory(size, heads, Hebbian(), conv_width)
     if config.mixer != "self_modifying_titans":
-        gates, reach = GATES[config.mixer], 1.0 if config.step_range is None else config.step_range
-        return LinearMemory(size, heads, gates(size, heads, reach), conv_width)
+        classic, reach = ZOO[config.mixer], 1.0 if config.step_range is None else config.step_range
+        given = {"chunk_size": config.chunk_size, "hidden": config.memory_hidden, "window": config.sliding_window}
+        shape = {name: value for name, value in given.items() if value is not None and classic.takes(name)}
+        return MemoryLayer(size, heads, classic, conv_width, reach, **shape)
     shortest, longest = config.memory_horizons or (16, 1024)
     return SelfModifyingTitans(
         size,
