@@ -17,11 +17,17 @@ from nestling.memory import (
     AssociativeMemory,
     DeltaGradientDescent,
     DotProduct,
+    Features,
     Given,
     GradientDescent,
     Huber,
+    Lp,
     Matrix,
+    Polynomial,
+    RandomFeatures,
+    ResidualNorm,
     SelfGenerated,
+    as_objective,
 )
 from tests.helpers import close, cuts, differ, directions, gradients, grid, pairwise, randn, row, same, uniform
 
@@ -54,8 +60,29 @@ def mlp_without_heads():
     return MLP(D, 6)
 
 
-NETWORKS = (matrix, mlp, mlp_without_heads)
-OBJECTIVES = (DotProduct(), L2(), Huber(0.5), Clipped())
+def deep_gated_mlp():
+    return MLP(D, 5, heads=H, depth=3, residual=False, gate=True)
+
+
+def polynomial():
+    return Features(Polynomial(2), Matrix(Polynomial(2).width(D), D, heads=H))
+
+
+def random_features():
+    return Features(RandomFeatures(6, D), Matrix(6, D))
+
+
+def normalised():
+    return ResidualNorm(MLP(D, 6))
+
+
+def pseudo_huber(output: Tensor, target: Tensor) -> Tensor:
+    """A loss of a user's own, as a function."""
+    return (1 + (output - target).square()).sqrt().sum(-1)
+
+
+NETWORKS = (matrix, mlp, mlp_without_heads, deep_gated_mlp, polynomial, random_features, normalised)
+OBJECTIVES = (DotProduct(), L2(), Huber(0.5), Clipped(), Lp(1.5), as_objective(pseudo_huber))
 RULES = (
     GradientDescent(),
     GradientDescent(momentum=True),
