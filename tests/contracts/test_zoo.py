@@ -8,12 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 from hypothesis import given, settings
-from torch.nn import functional as F
 
 import nestling
 from nestling.memory import AssociativeMemory
 from nestling.memory.zoo import ZOO
-from tests.helpers import close, cuts, differ, directions, gradients, named, randn, randomise, row, same, uniform
+from tests.helpers import close, cuts, differ, directions, gradients, named, randomise, row, same, uniform
 
 B, H, D, C, L = 2, 2, 4, 8, 21
 every_member = pytest.mark.parametrize("name", ZOO)
@@ -161,9 +160,3 @@ def test_it_names_its_paper(name):
     """Every member has a title and a source, and says in a sentence what it is."""
     classic = ZOO[name]
     assert classic.title and any(sign in classic.source for sign in ("arXiv", "19")) and classic.make.__doc__
-
-
-def test_attention_is_the_kernel_regression_of_torch():
-    """Against `scaled_dot_product_attention`."""
-    given = tokens("softmax_attention")
-    close(make("softmax_attention")(**given)[0], F.scaled_dot_product_attention(**{n[0] if False else {"q": "query", "k": "key", "v": "value"}[n]: x for n, x in given.items()}, is_causal=True))

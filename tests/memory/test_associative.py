@@ -20,17 +20,23 @@ from nestling.memory import (
     DeltaGradientDescent,
     DeltaRule,
     DotProduct,
+    Features,
     Given,
     GradientDescent,
     Huber,
     LeastSquares,
+    Lp,
     Lq,
     Matrix,
     Oja,
     Omega,
     Orthogonal,
+    Polynomial,
+    RandomFeatures,
+    ResidualNorm,
     SelfGenerated,
     ToZero,
+    as_objective,
 )
 from tests.helpers import close, cuts, differ, directions, gradients, grid, named, pairwise, randn, row, same, uniform
 
@@ -63,8 +69,29 @@ def mlp_without_heads():
     return MLP(D, 6)
 
 
-NETWORKS = (matrix, mlp, mlp_without_heads)
-OBJECTIVES = (DotProduct(), L2(), Huber(0.5), Clipped())
+def deep_gated_mlp():
+    return MLP(D, 5, heads=H, depth=3, residual=False, gate=True)
+
+
+def polynomial():
+    return Features(Polynomial(2), Matrix(Polynomial(2).width(D), D, heads=H), D)
+
+
+def random_features():
+    return Features(RandomFeatures(6, D), Matrix(6, D))
+
+
+def normalised():
+    return ResidualNorm(MLP(D, 6, heads=H))
+
+
+def pseudo_huber(output: Tensor, target: Tensor) -> Tensor:
+    """A loss of a user's own, as a function."""
+    return (1 + (output - target).square()).sqrt().sum(-1)
+
+
+NETWORKS = (matrix, mlp, mlp_without_heads, deep_gated_mlp, polynomial, random_features, normalised)
+OBJECTIVES = (DotProduct(), L2(), Huber(0.5), Clipped(), Lp(1.5), as_objective(pseudo_huber))
 RULES = (
     GradientDescent(),
     GradientDescent(momentum=True),
@@ -82,6 +109,7 @@ GATHERING = (  # two steps of Newton-Schulz: more raise what is rounding in a gr
     Orthogonal(Omega(3), steps=2),
     Orthogonal(Omega(3, GradientDescent(momentum=True)), steps=2),
 )
+GATHERERS = (matrix, mlp_without_heads, polynomial, normalised)
 LINEAR = (
     (L2(), DeltaRule()),
     (L2(), DeltaRule(exact=True)),
@@ -93,11 +121,8 @@ TARGETS = (Given(), SelfGenerated())
 READS = ("token", "inclusive", "chunk")
 MEMBERS = [
     *((*row, ToZero()) for row in pairwise(NETWORKS, OBJECTIVES, RULES, TARGETS, READS)),
-    *pairwise(NETWORKS, (L2(), Huber(0.5)), GATHERING, TARGETS, READS, (ToZero(), KL(2.0), Lq(3.0))),
-    *(
-        (net, *parts, Given(), read, ToZero())
-        for (parts, net), read in pairwise(list(product(LINEAR, [matrix])), READS)
-    ),
+    *pairwise(GATHERERS, (L2(), Huber(0.5)), GATHERING, TARGETS, READS, (ToZero(), KL(2.0), Lq(3.0))),
+    *((net, *parts, Given(), read, ToZero()) for net, parts, read in pairwise((matrix, polynomial), LINEAR, READS)),
 ]
 MEMBER = ("network", "objective", "rule", "target", "read", "retention")
 
@@ -137,7 +162,9 @@ def a_state(memory: AssociativeMemory):
 
     made = replace(state.map(leaf), position=torch.tensor([5, 2]))
     if isinstance(memory.rule, LeastSquares):  # an inverse of what was seen
-        made = replace(made, carried=tuple((p @ p.mT + torch.eye(D)).detach().requires_grad_() for p in made.carried))
+        made = replace(
+            made, carried=tuple((p @ p.mT + torch.eye(p.shape[-1])).detach().requires_grad_() for p in made.carried)
+        )
     return made
 
 
@@ -164,7 +191,7 @@ def compare(memory, given, state=None, lengths=None):
 
 EVERY = [
     *grid(NETWORKS, OBJECTIVES, RULES, TARGETS, READS, (ToZero(),), (False, True)),
-    *grid(NETWORKS, (L2(), Huber(0.5)), GATHERING, TARGETS, READS, (ToZero(), KL(2.0), Lq(3.0)), (False, True)),
+    *grid(GATHERERS, (L2(), Huber(0.5)), GATHERING, TARGETS, READS, (ToZero(), KL(2.0), Lq(3.0)), (False, True)),
     *(
         (matrix, *parts, Given(), read, ToZero(), ragged)
         for parts, read, ragged in product(LINEAR, READS, (False, True))
@@ -295,6 +322,15 @@ def test_writes_may_be_detached():
     same(run(cheap, given), run(memory, given))
     query, *written = gradients(run(cheap, given)[0], list(given.values()))
     assert query.any() and not any(slope.any() for slope in written)
+
+
+def test_detached_writes_are_constants_to_a_norm_too():
+    """Scale and shift get the gradient of reading alone: with no read they get none."""
+    for backend in ("auto", "reference"):
+        memory = make(normalised, L2(), GradientDescent(), Given(), "token", detach_writes=True, backend=backend)
+        state = run(memory, {**tokens(memory, 2 * C), "q": None})[1]
+        scale, shift, *start = gradients(state.weights, list(memory.parameters()))
+        assert not scale.any() and not shift.any() and all(slope.any() for slope in start)
 
 
 def test_detached_writes_are_constants():

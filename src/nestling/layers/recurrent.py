@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nestling.layers.gates import rates
-from nestling.memory.associative import Objective
+from nestling.memory.objective import Objective
 from nestling.memory.rule import Rule
 from nestling.ops.silu import silu_and_slope
 from nestling.ops.unit import unit

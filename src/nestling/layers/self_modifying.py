@@ -31,7 +31,7 @@ from nestling.memory import (
     SelfGenerated,
     unit,
 )
-from nestling.memory.associative import Objective
+from nestling.memory.objective import Objective
 from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
 from nestling.ops import State

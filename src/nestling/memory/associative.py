@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from nestling.memory.compound import window_of
 from nestling.memory.forms import check, check_channels, form_of
 from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
+from nestling.memory.objective import Objective, as_objective
 from nestling.memory.recent import nothing_yet
 from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import GradientDescent, Rule
@@ -28,14 +29,6 @@ from nestling.memory.target import Given
 from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
 from nestling.ops.scan.chunk import over_heads
 from nestling.ops.state import tree_map, where_rows
-
-
-class Objective(Protocol):
-    """See `nestling.memory.objective`."""
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor: ...
-
-    def surprise(self, output: Tensor, target: Tensor) -> Tensor: ...
 
 
 class AssociativeMemory(nn.Module):
@@ -65,7 +58,7 @@ class AssociativeMemory(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        objective: Objective,
+        objective: Objective | Callable[[Tensor, Tensor], Tensor],
         rule: Rule | None = None,
         chunk_size: int | Sequence[int] = 64,
         read: str = "token",
@@ -91,7 +84,7 @@ class AssociativeMemory(nn.Module):
             if backend == "chunk":
                 raise ValueError(f"{type(network).__name__} has no closed form; use backend='reference' or 'auto'")
             backend = "reference"
-        self.network, self.objective = network, objective
+        self.network, self.objective = network, as_objective(objective)
         self.rule: Rule | MatrixRule = rule or GradientDescent()
         self.retention: Retention = retention or ToZero()
         self.target: Callable[..., Tensor] = target or Given()
@@ -238,8 +231,11 @@ class AssociativeMemory(nn.Module):
         position = state.position + piece.count
         if not bool(finite.all()):
             choose = partial(where_rows, finite)
-            before = state.weights, state.momentum, state.carried
-            y, moved = tree_map(choose, y), Moved(*tree_map(choose, tuple(moved), before))
+            before = Moved(state.weights, state.momentum, state.carried)
+            y, moved = (
+                tree_map(choose, y),
+                Moved(*(tree_map(choose, *each) for each in zip(moved, before, strict=True))),
+            )
         weights = moved.weights
         # [B, 1] or [B, memories]: whose chunk ends
         done = (position[:, None] % torch.tensor(self.sizes) == 0) & (piece.count[:, None] > 0)

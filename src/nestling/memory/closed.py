@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from nestling.memory import fused
-from nestling.memory.network import Network
+from nestling.memory.matrix_rule import MatrixRule
+from nestling.memory.network import Network, Write
 from nestling.memory.objective import Huber
 from nestling.memory.queries import for_all
 from nestling.memory.state import MemoryState, Moved
@@ -84,8 +85,8 @@ def _scans(
     mask: Tensor | None,
 ) -> tuple[Tensor | None, tuple[ScanState, ...]]:
     """Any network, objective, rule and target. fresh: the running weights are those at the chunk's start."""
-    network, pushes = memory.network, momentum or (None,) * len(weights)
-    assert isinstance(network, Network)
+    network, rule, pushes = memory.network, memory.rule, momentum or (None,) * len(weights)
+    assert isinstance(network, Network) and not isinstance(rule, MatrixRule)
     start = tree_map(memory.retention.weight, start)
     held = start
     if memory.detach_writes:
@@ -97,12 +98,14 @@ def _scans(
     known = fresh and not (memory.detach_writes or memory.retention.maps)
     read = "inclusive" if memory.read == "inclusive" else "exclusive"
     writes = network.writes(k, held, lambda output: memory.objective.surprise(output, target))
+    if memory.detach_writes:  # a network may have parameters that are not its weights
+        writes = tuple(Write(*map(Tensor.detach, write)) for write in writes)
     rest = tree_map(lambda w: w.to(weights[0].dtype), memory.retention.rest(network))
 
     def product(i: int, x: Tensor | None) -> Tensor | None:
         """`x_t W_i` for the running weight, which the scan moves on."""
         x_in, found, surprise = writes[i]
-        eps, step = memory.rule.factors(eta, x_in)
+        eps, step = rule.factors(eta, x_in)
         step = step if theta is None else (1 - theta) * step
         u, begin = -step[..., None] * surprise, weights[i]
         if rest is not None:  # the scan moves the difference, which fades to zero; the erasure is of the whole

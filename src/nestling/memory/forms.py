@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nestling.memory.closed import closed_form
-from nestling.memory.compound import Omega, Orthogonal
+from nestling.memory.compound import Omega, Orthogonal, window_of
 from nestling.memory.matrix_rule import MatrixRule, one_by_one, whole
 from nestling.memory.network import Network
 from nestling.memory.queries import for_all
@@ -35,6 +35,8 @@ def check(memory: AssociativeMemory) -> None:
         )
     if not isinstance(network, Network) and not isinstance(rule, GradientDescent):
         raise ValueError(f"{rule} needs the input of each weight; with {type(network).__name__} use GradientDescent")
+    if window_of(rule) > 1 and isinstance(network, Network) and network.dim_key is None:
+        raise ValueError(f"{rule} carries tokens: Features(.., dim_key=..) must say how wide they are")
     plain = isinstance(rule, GradientDescent | DeltaGradientDescent) and not rule.momentum
     if retention != ToZero() and not isinstance(network, Network):
         raise ValueError(f"{retention} needs a network with a closed form; with {type(network).__name__} use ToZero()")

@@ -35,7 +35,8 @@ LEAST = 0.5  # retention
 
 def fits(network: Any, objective: Any, rule: Any, target: Any, retention: Any, retention_floor: float) -> bool:
     """Whether these parts make up the memory of this file."""
-    parts = type(network) is MLP, type(objective) is Huber, type(target) is SelfGenerated  # a subclass may mean another
+    paper_s = type(network) is MLP and (network.depth, network.residual, network.gated) == (2, True, False)
+    parts = paper_s, type(objective) is Huber, type(target) is SelfGenerated  # a subclass may mean another
     return all(parts) and rule == DeltaGradientDescent() and retention == ToZero() and retention_floor >= LEAST
 
 

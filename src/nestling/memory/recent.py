@@ -7,12 +7,13 @@ from torch import Tensor
 
 from nestling.memory.network import Network
 
-Recent = tuple[Tensor, Tensor, Tensor]  # keys, values [B, H, window - 1, d]; whether each is there [B, window - 1]
+Recent = tuple[Tensor, ...]  # keys, values [B, H, window - 1, d]; whether each is there [B, window - 1]
 
 
 def nothing_yet(network: Network, weight: Tensor, heads: int, window: int) -> Recent:
     """Before the first token. weight: `[B, H, in, out]`, with as many dimensions `heads` of H."""
     lead, past = weight.shape[: 1 + heads], window - 1
+    assert network.dim_key is not None  # checked with the rule
     k, v = (weight.new_zeros(*lead, past, dim) for dim in (network.dim_key, network.dim_value))
     return k, v, torch.zeros(lead[0], past, dtype=torch.bool, device=weight.device)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from nestling.memory.compound import Orthogonal, window_of
+from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
-from nestling.memory.recent import Recent, joined, latest
+from nestling.memory.recent import joined, latest
 from nestling.memory.state import MemoryState, Moved
 from nestling.ops.newton_schulz import newton_schulz
 from nestling.ops.state import tree_map
@@ -37,7 +38,8 @@ def token_loop(
     mask: Tensor | None,
 ) -> tuple[Tensor | None, Moved]:
     """A piece of a chunk, token by token. Shapes as `AssociativeMemory.forward`; returns `y` and what has moved."""
-    network, retention, momentum = memory.network, memory.retention, state.momentum
+    network, rule, retention, momentum = memory.network, memory.rule, memory.retention, state.momentum
+    assert not isinstance(rule, MatrixRule)  # it has a loop of its own
     rest = retention.rest(network) if isinstance(network, Network) else None
     lead = state.weights[0].shape[: v.dim() - 2]  # rows x heads
     start = tree_map(retention.weight, state.start)
@@ -56,8 +58,9 @@ def token_loop(
         moved, pushes = [], []
         for i, weight in enumerate(stored):
             x = _inputs(network, held, key)[i] if isinstance(network, Network) else key
-            eps, step = memory.rule.factors(rate, x)
-            orthogonal = memory.rule if isinstance(memory.rule, Orthogonal) else None
+            x = x.detach() if memory.detach_writes else x
+            eps, step = rule.factors(rate, x)
+            orthogonal = rule if isinstance(rule, Orthogonal) else None
             push = -gradients[t][i] if orthogonal else -_to(step, weight) * gradients[t][i]
             if momentum is not None:
                 assert theta is not None
@@ -93,12 +96,15 @@ def _over(memory: AssociativeMemory, lead: torch.Size) -> tuple[Callable[..., We
     """The gradient of a token's loss at given weights, and the network's output, for all rows and heads."""
 
     def loss(weights: Weights, key: Tensor, value: Tensor) -> Tensor:
-        return memory.objective.loss(_apply(memory.network, weights, key), value)
+        return memory.objective.loss(_apply(memory.network, weights, key), value).sum()
 
     gradient, apply = grad(loss), lambda weights, x: _apply(memory.network, weights, x)
-    for _ in lead:
-        gradient, apply = vmap(gradient), vmap(apply)
-    return gradient, apply
+    if not isinstance(memory.network, Network):  # which takes all rows and heads at once: the loss is their sum
+        for _ in lead:
+            gradient, apply = vmap(gradient), vmap(apply)
+    if not memory.detach_writes:
+        return gradient, apply
+    return lambda *given: tree_map(Tensor.detach, gradient(*given)), apply
 
 
 def _gathered(
@@ -115,15 +121,14 @@ def _gathered(
     window = window_of(memory.rule)
     if window == 1:
         return [gradient(held, k[..., t, :], target[..., t, :]) for t in range(k.shape[-2])]
-    recent: Recent = state.carried  # pyright: ignore[reportAssignmentType] - Omega carries three
-    k, v, there = joined(recent, k, v, mask)
+    k, v, there = joined(state.carried, k, v, mask)
     target = memory.target(memory.network, held, v)
     found = []
     for t in range(k.shape[-2]):
         own = gradient(held, k[..., t, :], target[..., t, :])
         found.append([torch.where(_to(there[:, t], g), g, 0.0) for g in own])
     places = range(len(found) - window + 1)
-    return [tuple(sum(parts) / window for parts in zip(*found[t : t + window], strict=True)) for t in places]
+    return [tuple(torch.stack(parts).mean(0) for parts in zip(*found[t : t + window], strict=True)) for t in places]
 
 
 def _at(gate: Tensor, t: int, k: Tensor) -> Tensor:
@@ -136,9 +141,9 @@ def _to(gate: Tensor, like: Tensor) -> Tensor:
 
 
 def _apply(network: nn.Module, weights: Weights, x: Tensor) -> Tensor:
-    """The network's output for one token `[dk]` and the weights of one row and head."""
+    """The network's output for one token: of all rows and heads `[.., dk]`, or of one row and head for a module."""
     if isinstance(network, Network):
-        return network(x, [lambda a, w=w: a @ w for w in weights])
+        return network.read(x.unsqueeze(-2), weights).squeeze(-2)
     names = [name for name, _ in network.named_parameters()]
     return functional_call(network, dict(zip(names, weights, strict=True)), x)
 
@@ -149,7 +154,7 @@ def _inputs(network: Network, weights: Weights, x: Tensor) -> list[Tensor]:
 
     def product(i: int, a: Tensor) -> Tensor:
         seen[i] = a
-        return (a[..., None, :] @ weights[i]).squeeze(-2)
+        return a @ weights[i]
 
-    network(x, [lambda a, i=i: product(i, a) for i in range(len(weights))])
-    return [seen[i] for i in range(len(weights))]
+    network(x.unsqueeze(-2), [lambda a, i=i: product(i, a) for i in range(len(weights))])
+    return [seen[i].squeeze(-2) for i in range(len(weights))]

@@ -67,6 +67,8 @@ def trajectory(
     target = memory.target(network, held, v)
     mixing = _mixing(memory, eta, alpha, theta, mask, there)
     writes = network.writes(k, held, lambda output: memory.objective.surprise(output, target))
+    if memory.detach_writes:  # a network may have parameters that are not its weights
+        writes = tuple(Write(*map(Tensor.detach, write)) for write in writes)
     pushes = state.momentum or (None,) * len(writes)
     reads = q is not None and memory.read != "chunk"
     dense = isinstance(memory.rule, Orthogonal) or (reads and retention.maps)
@@ -75,7 +77,8 @@ def trajectory(
     def product(i: int, x: Tensor | None) -> Tensor | None:
         """`x_t W_i` for the running weight, which moves on."""
         if not dense:
-            y, *moved[i] = _linear(x, writes[i], mixing, state.weights[i], pushes[i], memory.read)
+            y, after, gathered = _linear(x, writes[i], mixing, state.weights[i], pushes[i], memory.read)
+            moved[i] = after, gathered
             return y
         path, moved_push = _matrices(memory.rule, writes[i], mixing, state.weights[i], pushes[i])
         moved[i] = path[..., -1, :, :], moved_push

@@ -127,9 +127,7 @@ def comba(dim: int, heads: Heads = 1, chunk_size: int = 64) -> AssociativeMemory
     return _inclusive(_matrix(dim, heads), L2(), DeltaRule(fade_first=False), chunk_size)
 
 
-@_classic(
-    "OjaNet", "Oja 1982; Irie et al. 2022, arXiv 2206.01649", rate="token", retention="token", unit_values=True
-)
+@_classic("OjaNet", "Oja 1982; Irie et al. 2022, arXiv 2206.01649", rate="token", retention="token", unit_values=True)
 def ojanet(dim: int, heads: Heads = 1, chunk_size: int = 64) -> AssociativeMemory:
     """Hebbian writes less what the value already holds."""
     return _inclusive(_matrix(dim, heads), DotProduct(), Oja(), chunk_size)
@@ -210,4 +208,5 @@ def sliding_window(dim: int, heads: Heads = 1, window: int = 64) -> SoftmaxAtten
 
 def _polynomial(dim: int, heads: Heads, hidden: int | None, degree: int) -> Network:
     features = Polynomial(degree)
-    return Features(features, MLP(features.width(dim), hidden or dim, heads, residual=False, dim_value=dim))
+    network = MLP(features.width(dim), hidden or dim, heads, residual=False, dim_value=dim)
+    return Features(features, network, dim)

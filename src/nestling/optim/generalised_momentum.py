@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nestling.memory import L2, RetainSeen
-from nestling.memory.associative import Objective
+from nestling.memory.objective import Objective
 from nestling.optim.preconditioned_momentum import as_matrix, decomposable, eigh
 from nestling.optim.shell import Shell, State, below_one
 
