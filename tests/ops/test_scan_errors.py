@@ -17,6 +17,41 @@ CASES = {
     "dimensions": ({"u": torch.ones(L, D)}, [f"u has shape ({L}, {D})", "[B, H, L, d]"]),
     "width of q": ({"q": torch.ones(B, H, L, D + 1)}, [f"q has width {D + 1}", f"k has {D}"]),
     "alpha": ({"alpha": torch.ones(B, H, L + 1)}, [f"alpha has shape ({B}, {H}, {L + 1})", f"({B}, {H}, {L})"]),
+    "alpha per channel": (
+        {"alpha": torch.ones(B, H, L, D + 1)},
+        [f"alpha has shape ({B}, {H}, {L}, {D + 1})", f"({B}, {H}, {L}, {D})"],
+    ),
+    "heads": ({"alpha": torch.ones(B, H + 1, L)}, [f"({B}, {H}), ({B}, {H + 1})", "do not broadcast"]),
+    "heads of u": ({"u": torch.ones(B, H + 1, L, D)}, [f"({B}, {H}), ({B}, {H + 1})", "do not broadcast"]),
+    "two erasures": (
+        {"eps": torch.ones(B, H, L), "erase": (torch.ones(B, H, L, D),) * 2},
+        ["eps and erase", "erase=(k, eps[..., None] * k)"],
+    ),
+    "erase is one": ({"erase": torch.ones(B, H, L, D)}, ["erase is Tensor", "(look, remove)"]),
+    "erase is three": (
+        {"erase": (torch.ones(B, H, L, D),) * 3},
+        ["erase is ['Tensor', 'Tensor', 'Tensor']", "(look, remove)"],
+    ),
+    "look": (
+        {"erase": (torch.ones(B, H, L, D + 1), torch.ones(B, H, L, D))},
+        [f"erase[0] (look) has shape ({B}, {H}, {L}, {D + 1})", f"({B}, {H}, {L}, {D})"],
+    ),
+    "remove": (
+        {"erase": (torch.ones(B, H, L, D), torch.ones(B, H, L))},
+        [f"erase[1] (remove) has shape ({B}, {H}, {L})"],
+    ),
+    "dtype of remove": (
+        {"erase": (torch.ones(B, H, L, D), torch.ones(B, H, L, D, dtype=torch.bool))},
+        ["erase[1] (remove) has dtype torch.bool"],
+    ),
+    "momentum with erase": (
+        {"erase": (torch.ones(B, H, L, D),) * 2, "theta": torch.ones(B, H, L), "backend": "chunk"},
+        ["backend='chunk' has no form for theta", "'reference'", "theta=None"],
+    ),
+    "momentum by channel": (
+        {"alpha": torch.ones(B, H, L, D), "theta": torch.ones(B, H, L), "backend": "chunk"},
+        ["backend='chunk' has no form for theta", "alpha per channel"],
+    ),
     "eps": ({"eps": torch.ones(B, H, L, 1)}, [f"eps has shape ({B}, {H}, {L}, 1)"]),
     "theta": ({"theta": torch.ones(B, L)}, [f"theta has shape ({B}, {L})"]),
     "mask dtype": ({"mask": torch.ones(B, L)}, ["mask is", "torch.float32", "torch.bool"]),

@@ -45,6 +45,52 @@ def test_gated_linear_attention_decays_by_what_was_said(backend):
     close(y, (q @ k.mT * weight) @ v)
 
 
+def test_gated_linear_attention_has_a_gate_for_every_channel(backend):
+    """arXiv 2312.06635: `y_t = sum_s sum_c (q_t,c prod_{r=s+1..t} alpha_r,c k_s,c) v_s`."""
+    q, k, v = tokens(unit=False)
+    alpha = uniform(0.5, 1.0, B, H, L, D)
+    total = alpha.cumprod(-2)
+    weight = ((q * total) @ (k / total).mT).tril()
+    y, _ = scan(q, k, v, alpha=alpha, backend=backend, chunk_size=8)
+    close(y, weight @ v)
+
+
+def test_a_channel_forgets_alone(backend):
+    """What is stored under one channel of the keys fades by that channel's retention, and no other."""
+    _, k, v = tokens()
+    start = ScanState(randn(B, H, D, D))
+    alpha = torch.tensor([1.0, 0.5, 0.0, 0.9], dtype=torch.float64)
+    _, state = scan(None, k, 0 * v, alpha=alpha.expand(B, H, L, D), state=start, read=None, backend=backend)
+    close(state.memory, (alpha**L)[:, None] * start.memory)
+
+
+def test_rwkv7_is_decay_less_a_rank_one_matrix(backend):
+    """arXiv 2503.14456: `S_t = S_{t-1} (diag(w) - kappa^T (a * kappa)) + v^T k`, `y = r S^T`, for its state `[dv, dk]`."""
+    r, k, v = tokens(unit=False)
+    w, a, kappa = uniform(0.6, 1.0, B, H, L, D), uniform(0.0, 1.0, B, H, L, D), directions(B, H, L, D)
+    y, state = scan(r, k, v, alpha=w, erase=(kappa, a * kappa), backend=backend, chunk_size=8)
+    memory = torch.zeros(B, H, D, D, dtype=torch.float64)
+    for t in range(L):
+        at = (..., slice(t, t + 1), slice(None))
+        transition = torch.diag_embed(w[..., t, :]) - kappa[at].mT @ (a[at] * kappa[at])
+        memory = memory @ transition + v[at].mT @ k[at]
+        close(y[at], r[at] @ memory.mT)
+    close(state.memory, memory.mT)
+
+
+def test_kimi_delta_attention_retains_by_channel_then_corrects(backend):
+    """arXiv 2510.26692: `M_t = (I - beta k^T k) diag(alpha) M_{t-1} + beta k^T v`: what is looked for is the key after the decay."""
+    _, k, v = tokens()
+    alpha, beta = uniform(0.6, 1.0, B, H, L, D), uniform(0.0, 1.0, B, H, L, 1)
+    _, state = scan(None, k, beta * v, alpha, erase=(alpha * k, beta * k), read=None, backend=backend, chunk_size=8)
+    memory = torch.zeros(B, H, D, D, dtype=torch.float64)
+    for t in range(L):
+        at = (..., slice(t, t + 1), slice(None))
+        memory = alpha[at].mT * memory
+        memory = memory + k[at].mT @ (beta[at] * (v[at] - k[at] @ memory))
+    close(state.memory, memory)
+
+
 def test_deltanet_stores_and_then_recalls_exactly(backend):
     """With beta = 1 and a unit key the value just written is what the key reads, whatever was stored before."""
     _, k, v = tokens()

@@ -162,14 +162,22 @@ def chunk(
 def neutral(
     mask: Tensor | None, u: Tensor, alpha: Tensor, eps: Tensor | None, theta: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """A masked token writes nothing, erases nothing and lets nothing decay: `u = 0, alpha = 1, eps = 0, theta = 1`."""
+    """A masked token writes nothing, erases nothing and lets nothing decay: `u = 0, alpha = 1, eps = 0, theta = 1`.
+
+    alpha: `[B, H, C]`, or `[B, H, C, dk]`, one for every channel.
+    """
     if mask is None:
         return u, alpha, eps, theta
-    write = torch.where(over_heads(mask, u.dim() - 1)[..., None], u, 0.0)
     eps, theta = None if eps is None else fill(eps, mask, 0.0), None if theta is None else fill(theta, mask, 1.0)
-    return write, fill(alpha, mask, 1.0), eps, theta
+    retain = fill_vectors if alpha.dim() == u.dim() else fill
+    return fill_vectors(u, mask, 0.0), retain(alpha, mask, 1.0), eps, theta
 
 
 def fill(gate: Tensor, mask: Tensor, value: float) -> Tensor:
     """`gate [B, H, C]`, and `value` at masked tokens."""
     return torch.where(over_heads(mask, gate.dim()), gate, value)
+
+
+def fill_vectors(x: Tensor, mask: Tensor, value: float) -> Tensor:
+    """`x [B, H, C, d]`, and `value` at masked tokens."""
+    return torch.where(over_heads(mask, x.dim() - 1)[..., None], x, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestling.ops.scan.state import ScanState
+from nestling.ops.scan.state import ScanState, per_channel
 
 
 def reference(
@@ -19,18 +19,23 @@ def reference(
     state: ScanState,
     read: str | None,
     chunk_size: int,
+    erase: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor | None, ScanState]:
-    """One token at a time (MATH: the recurrence of `docs/scan.md`). Arguments as `nestling.ops.scan`."""
+    """One token at a time (the recurrence at the head of `README.md`). Arguments as `nestling.ops.scan`."""
     del chunk_size  # the recurrence is exact: how a fast form cuts it is no part of the result
     memory, momentum = state.memory, state.momentum
+    alpha = alpha if alpha is None or per_channel(alpha, k) else alpha[..., None]  # [.., L, dk or 1]
     outputs = []
     for t in range(k.shape[-2]):
         column, row = k[..., t, :, None], u[..., t, None, :]  # [.., dk, 1], [.., 1, dv]
         before = memory
         pushed = column * row if momentum is None else _at(theta, t) * momentum + column * row
-        after = pushed + (memory if alpha is None else _at(alpha, t) * memory)
+        after = pushed + (memory if alpha is None else alpha[..., t, :, None] * memory)
         if eps is not None:
             after = after - _at(eps, t) * column * (column.mT @ memory)
+        if erase is not None:
+            look, remove = (x[..., t, :, None] for x in erase)
+            after = after - remove * (look.mT @ memory)
         if mask is None:
             memory, momentum = after, None if momentum is None else pushed
         else:

@@ -19,3 +19,8 @@ class ScanState(State):
 
     memory: Tensor
     momentum: Tensor | None = None
+
+
+def per_channel(alpha: Tensor | None, k: Tensor) -> bool:
+    """Whether a retention is `[B, H, L, dk]`, one for every channel of the keys, and not `[B, H, L]`."""
+    return alpha is not None and alpha.dim() == k.dim()
