@@ -22,10 +22,7 @@ def make(name):
     """In float64, with weights of order 1/2, chunks of 8 and windows of 5."""
     wanted = {"chunk_size": C, "window": 5, "hidden": 6}
     shape = {argument: value for argument, value in wanted.items() if ZOO[name].takes(argument)}
-    memory = randomise(ZOO[name].make(D, H, **shape).double())
-    if name == "atlas":  # more steps of Newton-Schulz raise what is rounding in a gradient of rank one
-        memory.rule = type(memory.rule)(memory.rule.rule, steps=2)
-    return memory
+    return randomise(ZOO[name].make(D, H, **shape).double())
 
 
 def tokens(name, length=L, grad=False):
@@ -136,7 +133,7 @@ def test_it_trains(name):
     out.loss.backward()
     slopes = {n: p.grad for n, p in net.named_parameters()}
     assert all(slope is not None and slope.isfinite().all() for slope in slopes.values())
-    torch.optim.AdamW(net.parameters(), lr=1e-2).step()
+    torch.optim.AdamW(net.parameters(), lr=1e-3).step()
     after = net(ids, labels=ids, use_cache=True)
     assert after.loss < out.loss
     refused = [t for n, t in named(after.past_key_values.session).items() if n.endswith("refused")]

@@ -109,7 +109,7 @@ GATHERING = (  # two steps of Newton-Schulz: more raise what is rounding in a gr
     Orthogonal(Omega(3), steps=2),
     Orthogonal(Omega(3, GradientDescent(momentum=True)), steps=2),
 )
-GATHERERS = (matrix, mlp_without_heads, polynomial, normalised)
+GATHERERS = (matrix, mlp_without_heads, polynomial)
 LINEAR = (
     (L2(), DeltaRule()),
     (L2(), DeltaRule(exact=True)),
@@ -122,6 +122,7 @@ READS = ("token", "inclusive", "chunk")
 MEMBERS = [
     *((*row, ToZero()) for row in pairwise(NETWORKS, OBJECTIVES, RULES, TARGETS, READS)),
     *pairwise(GATHERERS, (L2(), Huber(0.5)), GATHERING, TARGETS, READS, (ToZero(), KL(2.0), Lq(3.0))),
+    (normalised, L2(), Omega(3, GradientDescent(momentum=True)), Given(), "inclusive", KL(2.0)),
     *((net, *parts, Given(), read, ToZero()) for net, parts, read in pairwise((matrix, polynomial), LINEAR, READS)),
 ]
 MEMBER = ("network", "objective", "rule", "target", "read", "retention")

@@ -41,8 +41,8 @@ class Attention(nn.Module):
         now = (state.position[:, None] + torch.arange(x.shape[1])).to(x.device)
         q, k = rotate(q, now, self.rope_theta), rotate(k, now, self.rope_theta)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        y, state = self.memory(q, k, v, state=state, lengths=lengths)
-        return self.out(y.transpose(1, 2).flatten(2)), state
+        y, after = self.memory(q, k, v, state=state, lengths=lengths)
+        return self.out(y.transpose(1, 2).flatten(2)), after
 
 
 def rotate(x: Tensor, position: Tensor, theta: float) -> Tensor:

@@ -231,11 +231,13 @@ class AssociativeMemory(nn.Module):
         position = state.position + piece.count
         if not bool(finite.all()):
             choose = partial(where_rows, finite)
-            before = Moved(state.weights, state.momentum, state.carried)
-            y, moved = (
-                tree_map(choose, y),
-                Moved(*(tree_map(choose, *each) for each in zip(moved, before, strict=True))),
+            weights, momentum, carried = moved
+            moved = Moved(
+                tree_map(choose, weights, state.weights),
+                tree_map(choose, momentum, state.momentum),
+                tree_map(choose, carried, state.carried),
             )
+            y = tree_map(choose, y)
         weights = moved.weights
         # [B, 1] or [B, memories]: whose chunk ends
         done = (position[:, None] % torch.tensor(self.sizes) == 0) & (piece.count[:, None] > 0)

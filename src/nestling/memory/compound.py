@@ -51,11 +51,12 @@ class Orthogonal:
 
     It has no form without every token's matrices: a piece of a chunk costs `tokens x in x out` numbers a weight and head.
 
-    steps: of Newton-Schulz, see `nestling.ops.newton_schulz`.
+    steps: of Newton-Schulz, see `nestling.ops.newton_schulz`. What is gathered has the rank of a few tokens: each step more
+        raises fourfold what is rounding beside it, and the outer gradient there. Muon's five are for full ranks.
     """
 
     rule: GradientDescent | Omega = GradientDescent(momentum=True)  # noqa: RUF009 - frozen
-    steps: int = 5
+    steps: int = 3
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, GradientDescent | Omega):
