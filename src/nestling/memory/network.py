@@ -158,7 +158,10 @@ class MLP(Network):
             self.register_parameter(name, nn.Parameter(value))
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Fresh parameters, for inputs and outputs of norm 1: hidden units of order 1 each, at any depth (with gates, at small ones)."""
+        """Fresh parameters, for inputs and outputs of norm 1: hidden units of order 1 each.
+
+        So at any depth without gates. A gated layer squares what it is given: beyond depth 4 or so units of fresh ones run off.
+        """
         values, width, scale = {}, self.dim, 1.0
         for layer in range(1, self.depth):
             for name in ("up", "gate") if self.gated else ("up",):
