@@ -14,6 +14,7 @@ PAGES = [
     "docs/continuum.md",
     "docs/convert.md",
     "docs/optimisers.md",
+    "docs/frequency-response.md",
 ]
 
 
