@@ -55,6 +55,26 @@ class Cutoff(NamedTuple):
     value: float
 
 
+def poles(level: Level) -> tuple[float, float]:
+    """The momentum of a level and its decay (1 without one), if it is a linear filter of its gradients; raises as `closed_form`."""
+    if level.clip is not None or level.rank is not None or isinstance(level.reset, str):
+        raise ValueError(
+            f"clip={level.clip}, rank={level.rank}, reset={level.reset!r}: with a clip, a rank, or a reset other than a decay, a "
+            "level is no filter whose gain is a function of the frequency alone; leave them out"
+        )
+    keep = 1.0 if level.reset is None else float(level.reset)
+    if level.rule == GradientDescent():
+        return 0.0, keep
+    if isinstance(level.rule, StepOf) and level.rule.optimizer == PreconditionedMomentum.__name__:
+        optimizer = PreconditionedMomentum([torch.zeros(1, 1)], **dict(level.rule.settings))
+        if optimizer.preconditioner == Identity():
+            return float(optimizer.param_groups[0]["momentum"]), keep
+    raise ValueError(
+        f"rule={level.rule!r} is no linear filter of the gradient, and has no frequency response; use GradientDescent(), or "
+        "StepOf('PreconditionedMomentum', momentum=..), which is heavy-ball momentum"
+    )
+
+
 def closed_form(level: Level, frequencies: Tensor) -> Gain:
     """The gains of a level by the equations of this file.
 
@@ -64,7 +84,7 @@ def closed_form(level: Level, frequencies: Tensor) -> Gain:
         ValueError: a frequency out of range, or a level that is no linear filter: one with a clip, a rank, a reset that is no
             decay, or a rule other than `GradientDescent()` and `StepOf("PreconditionedMomentum", momentum=..)`.
     """
-    beta, keep = _filter(level)
+    beta, keep = poles(level)
     f = _checked(frequencies)
     c, one = level.period, _turn(f)
     mean = torch.sin(torch.pi * f * c) / (c * torch.sin(torch.pi * f)) * _turn(f * (c - 1) / 2)
@@ -80,7 +100,7 @@ def cutoff(level: Level) -> Cutoff:
     `arccos(1 - (1 - b)^2 / 2b) / (2 pi C)`, where there is such an angle (`b >= 3 - sqrt(8)`). Both gains fall all the way to
     `1 / 2C`, where the mean alone is at -3 dB or below, unless C = 1.
     """
-    beta, keep = _filter(level)
+    beta, keep = poles(level)
     unit = replace(level, lr=1.0)
 
     def step(f: float) -> float:
@@ -115,8 +135,8 @@ def measure(levels: Sequence[Level], frequencies: Tensor) -> list[Gain]:
     f = _checked(frequencies)
     if not levels:
         return []
-    filters = [_filter(level) for level in levels]
-    settling = [level.period * max(map(_settling, poles)) for level, poles in zip(levels, filters, strict=True)]
+    filters = [poles(level) for level in levels]
+    settling = [level.period * max(map(_settling, pair)) for level, pair in zip(levels, filters, strict=True)]
     slowest = levels[-1].period
     length = max(settling) + UPDATES * slowest + math.ceil(1 / f.min().item())
     values = _driven(levels, f, -(-length // slowest) * slowest)
@@ -156,26 +176,6 @@ def _amplitude(signal: Tensor, wave: Tensor, constant: bool = False) -> Tensor:
     power = wave.abs().square().mean(0)
     found = (wave.conj() * signal).mean(0) / power
     return torch.where(power > 1e-4, found, torch.nan)  # a hundredth of a cycle at least
-
-
-def _filter(level: Level) -> tuple[float, float]:
-    """The momentum and the decay of a level, if it is a linear filter of its gradients."""
-    if level.clip is not None or level.rank is not None or isinstance(level.reset, str):
-        raise ValueError(
-            f"clip={level.clip}, rank={level.rank}, reset={level.reset!r}: with a clip, a rank, or a reset other than a decay, a "
-            "level is no filter whose gain is a function of the frequency alone; leave them out"
-        )
-    keep = 1.0 if level.reset is None else float(level.reset)
-    if level.rule == GradientDescent():
-        return 0.0, keep
-    if isinstance(level.rule, StepOf) and level.rule.optimizer == PreconditionedMomentum.__name__:
-        optimizer = PreconditionedMomentum([torch.zeros(1, 1)], **dict(level.rule.settings))
-        if optimizer.preconditioner == Identity():
-            return float(optimizer.param_groups[0]["momentum"]), keep
-    raise ValueError(
-        f"rule={level.rule!r} is no linear filter of the gradient; a frequency response have GradientDescent() and "
-        "StepOf('PreconditionedMomentum', momentum=..), which is heavy-ball momentum"
-    )
 
 
 def _checked(frequencies: Tensor) -> Tensor:

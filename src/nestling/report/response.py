@@ -10,8 +10,8 @@ import torch
 from rich.console import Group
 from torch import Tensor
 
-from nestling.levels import Level, StepOf
-from nestling.levels.response import Gain, closed_form, cutoff
+from nestling.levels import Level
+from nestling.levels.response import Gain, closed_form, cutoff, poles
 from nestling.report.curves import Look, legend, looks
 from nestling.report.sections import table
 from nestling.report.svg import MUTED, label, render
@@ -53,10 +53,10 @@ def cutoffs(level: Level) -> list[str]:
 
 def name(level: Level) -> str:
     """A level in a few words: what its response depends on."""
+    momentum, decay = poles(level)
     parts = [f"period {level.period}", f"lr {level.lr:g}"]
-    if isinstance(level.rule, StepOf):
-        parts.append(f"momentum {dict(level.rule.settings).get('momentum', 0.9):g}")
-    return ", ".join([*parts, *([] if level.reset is None else [f"decay {level.reset:g}"])])
+    parts += [f"momentum {momentum:g}"] if momentum else []
+    return ", ".join(parts + ([f"decay {decay:g}"] if decay < 1 else []))
 
 
 def figure(levels: Sequence[Level], frequencies: Tensor, measured: Sequence[Gain]) -> str:
