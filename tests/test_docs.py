@@ -15,6 +15,7 @@ PAGES = [
     "docs/convert.md",
     "docs/optimisers.md",
     "docs/frequency-response.md",
+    "docs/transfer.md",
 ]
 
 

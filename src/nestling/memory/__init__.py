@@ -1,6 +1,8 @@
 """Associative memories: a network, an objective, a rule and a retention, composed."""
 
+from nestling.memory.adapt import adapt, query_loss
 from nestling.memory.associative import AssociativeMemory, MemoryState
+from nestling.memory.hypernetwork import Hypernetwork
 from nestling.memory.network import MLP, Matrix, Network
 from nestling.memory.objective import L2, DotProduct, Huber
 from nestling.memory.retention import ToInitial, ToZero
@@ -16,6 +18,7 @@ __all__ = [
     "Given",
     "GradientDescent",
     "Huber",
+    "Hypernetwork",
     "Matrix",
     "MemoryState",
     "Network",
@@ -24,5 +27,7 @@ __all__ = [
     "SelfGenerated",
     "ToInitial",
     "ToZero",
+    "adapt",
+    "query_loss",
     "unit",
 ]
