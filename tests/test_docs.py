@@ -14,6 +14,8 @@ PAGES = [
     "docs/continuum.md",
     "docs/convert.md",
     "docs/optimisers.md",
+    "docs/frequency-response.md",
+    "docs/transfer.md",
 ]
 
 

@@ -1,10 +1,12 @@
 """Associative memories: a network, an objective, a rule and a retention, composed; `zoo` names the classics."""
 
+from nestling.memory.adapt import adapt, query_loss
 from nestling.memory.associative import AssociativeMemory
 from nestling.memory.attention import AttentionState, SoftmaxAttention
 from nestling.memory.compound import Omega, Orthogonal
 from nestling.memory.delta_rule import DeltaRule
 from nestling.memory.features import EluPlusOne, Features, Polynomial, RandomFeatures
+from nestling.memory.hypernetwork import Hypernetwork
 from nestling.memory.least_squares import LeastSquares
 from nestling.memory.network import MLP, Matrix, Network
 from nestling.memory.objective import L2, DotProduct, Huber, Lp, as_objective
@@ -29,6 +31,7 @@ __all__ = [
     "Given",
     "GradientDescent",
     "Huber",
+    "Hypernetwork",
     "LeastSquares",
     "Lp",
     "Lq",
@@ -47,6 +50,8 @@ __all__ = [
     "SoftmaxAttention",
     "ToInitial",
     "ToZero",
+    "adapt",
     "as_objective",
+    "query_loss",
     "unit",
 ]

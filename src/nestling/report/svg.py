@@ -121,3 +121,11 @@ def _style(value: str) -> str:
 
 def _local(name: str) -> str:
     return name.rpartition("}")[2]
+
+
+def standalone(drawing: str) -> str:
+    """A drawing of `render` as a file of its own, on white, in the colours of a light page."""
+    for colour, variable in VARIABLES.items():
+        drawing = drawing.replace(f"var({variable})", colour)
+    look = 'xmlns="http://www.w3.org/2000/svg" style="background: #ffffff; font-family: sans-serif"'
+    return drawing.replace("<svg", f"<svg {look}", 1) + "\n"
