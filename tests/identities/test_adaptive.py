@@ -189,7 +189,7 @@ def test_with_a_constant_target_it_is_the_retention_itself():
 @Identity(
     "Shampoo without a past takes the step of Muon's limit",
     r"(G G^\top)^{-1/4}\, G\, (G^\top G)^{-1/4} = U V^\top, \qquad G = U S V^\top",
-    "section 4.2 on Shampoo and Muon; Bernstein and Newhouse 2024",
+    "section 4.2; Bernstein and Newhouse 2024 (arXiv 2409.20325)",
     (
         "`nestling.optim.PreconditionedMomentum(momentum=0, preconditioner=Kronecker(decay=0))`, damping $10^{-13}$",
         "a singular value decomposition",

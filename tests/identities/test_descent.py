@@ -235,7 +235,7 @@ def test_retention_over_what_was_predicted_is_its_argmin():
 
 
 @Identity(
-    "With all damping retention is plain descent",
+    "With much damping retention is plain descent",
     r"\lim_{a \to \infty} a\, G A^{-1} = G",
     "Definition 5 with $|\\Delta|^2$ as its retention, which is Eq. 2",
     ("`nestling.memory.RetainSeen(1e6).direction`", "the gradient"),

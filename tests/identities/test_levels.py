@@ -37,8 +37,8 @@ def chunks(length: int) -> list[slice]:
     r"y_t = \mathrm{MLP}^{(f_1)}(x_t), \qquad f_1 = 0",
     "section 7.1, Eq. 70 with $k = 1$; section 7.3",
     (
-        "`HopeForCausalLM(levels=[])`, a plain MLP",
-        "`HopeForCausalLM(levels=[Level(period=4, lr=0.0)])`, while it reads",
+        "a model with `HopeConfig(levels=[])`",
+        "the same weights with `levels=[Level(period=4, lr=0.0)]`, while it reads",
     ),
 )
 def test_a_transformer_is_a_continuum_of_frequency_0():
@@ -54,7 +54,7 @@ def test_a_transformer_is_a_continuum_of_frequency_0():
     r" \qquad \text{where } t \equiv 0 \pmod C",
     "Eq. 71",
     (
-        "`HopeForCausalLM(levels=[Level(period=4, lr=0.5)])` reads a text: logits of every token",
+        "a model with `levels=[Level(period=4, lr=0.5)]` reads a text: logits of every token",
         "the plain model: after every four tokens a step of `torch.optim.SGD` on its MLP, from their next-token loss",
     ),
 )

@@ -199,7 +199,7 @@ def test_longhorn_is_the_proximal_step(backend):
     "Recursive least squares over n pairs is ridge regression",
     r"g = \frac{P k_t^\top}{1 + k_t P k_t^\top},\quad M_t = M_{t-1} + g\,(v_t - k_t M_{t-1}),\quad P \leftarrow P - g\, k_t P"
     r" \quad\Longrightarrow\quad M_n = \arg\min_M \sum_t |k_t M - v_t|^2 + \rho\, |M|^2",
-    "section 4.2, the optimal linear memory; Sherman and Morrison 1950",
+    "Definition 1 for a linear memory and the L2 objective; Sherman and Morrison 1950",
     ("the recursion from $M = 0$, $P = I / \\rho$", "the argmin", "`torch.linalg.solve` of the normal equations"),
 )
 def test_recursive_least_squares_is_the_ridge_solution():
@@ -361,8 +361,8 @@ def nadaraya_watson(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @Identity(
     "An MLP block is linear attention whose inner learning rate is 0",
-    r"y_{\text{attn}} W_{\text{MLP}} = y_{\text{attn}} M_t, \qquad"
-    r" M_t = M_{t-1} + \eta\, k_t^\top v_t,\quad M_0 = W_{\text{MLP}},\quad \eta = 0",
+    r"y_{\text{attn}} W_{\text{MLP}}^\top = y_{\text{attn}} M_t, \qquad"
+    r" M_t = M_{t-1} + \eta\, k_t^\top v_t,\quad M_0 = W_{\text{MLP}}^\top,\quad \eta = 0",
     "Eq. 69 (Linear Attention++)",
     (
         "`nn.Linear` behind attention",
