@@ -6,13 +6,16 @@ from torch.nn import functional as F
 
 from nestling import HopeConfig, HopeForCausalLM, Level
 from nestling.levels import LevelOptimizer
+from nestling.memory import L2, MLP, AssociativeMemory, DotProduct, GradientDescent
 from tests.helpers import randn, randomise
 from tests.identities.identity import Identity
+from tests.identities.writing import matrix_memory
 
 PERIOD, RATE = 4, 0.5
+L, D = 11, 4
 
 
-def hope(*levels: Level, **options) -> HopeForCausalLM:
+def hope(*levels: Level) -> HopeForCausalLM:
     """A model of one block, always with the same weights."""
     config = HopeConfig(
         vocab_size=17,
@@ -22,14 +25,46 @@ def hope(*levels: Level, **options) -> HopeForCausalLM:
         num_attention_heads=2,
         mixer="attention",
         levels=list(levels),
-        **options,
     )
     torch.manual_seed(0)
     return randomise(HopeForCausalLM(config).double(), 0.3)
 
 
-def chunks(length: int) -> list[slice]:
-    return [slice(start, start + PERIOD) for start in range(0, length, PERIOD)]
+@Identity(
+    "An MLP block is linear attention whose inner learning rate is 0",
+    r"y_{\text{attn}} W_{\text{MLP}}^\top = y_{\text{attn}} M_t, \qquad"
+    r" M_t = M_{t-1} + \eta\, k_t^\top v_t,\quad M_0 = W_{\text{MLP}}^\top,\quad \eta = 0",
+    "Eq. 69 (Linear Attention++)",
+    (
+        "`nn.Linear` behind attention",
+        "`AssociativeMemory(Matrix, DotProduct(), GradientDescent())` that starts there, `eta=0`",
+    ),
+)
+def test_a_layer_is_a_memory_that_does_not_move():
+    """Both are read in the same way; only the level on which the weights move is another."""
+    q, k, v = randn(3, L, D)
+    y = F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None], is_causal=True)
+    layer = nn.Linear(D, D, bias=False).double()
+    memory = matrix_memory(layer.weight.detach().T, DotProduct(), GradientDescent())
+    still, moved = (memory(y, k[None, None], v[None, None], y.new_full((1, 1, L), eta))[0] for eta in (0.0, 0.1))
+    assert (still - moved).abs().max() > 0.1
+    return layer(y), still
+
+
+@Identity(
+    "So is a residual MLP, as a deep memory",
+    r"x + \operatorname{silu}(x W_{\text{up}}) W_{\text{down}} = M_t(x), \qquad \eta = 0",
+    "section 7.3, Eq. 69 and 89",
+    ("two `nn.Linear` with a residual", "`AssociativeMemory(MLP, L2(), GradientDescent())`, `eta=0`"),
+)
+def test_an_mlp_is_a_deep_memory_that_does_not_move():
+    """At frequency 0 a memory is a network."""
+    q, k, v = randn(3, 1, 1, L, D)
+    memory = AssociativeMemory(MLP(D, 6), L2(), GradientDescent(), chunk_size=4).double()
+    up, down = nn.Linear(D, 6, bias=False).double(), nn.Linear(6, D, bias=False).double()
+    for layer, weight in zip((up, down), memory.network.parameters(), strict=True):
+        layer.weight.data = weight.detach().T.clone()
+    return q + down(F.silu(up(q))), memory(q, k, v, torch.zeros(1, 1, L, dtype=torch.float64))[0]
 
 
 @Identity(
@@ -63,11 +98,11 @@ def test_reading_is_online_training():
     ids, plain = torch.randint(17, (1, 3 * PERIOD + 1)), hope()
     weights = [p for name, p in plain.named_parameters() if ".chain." in name and p.dim() == 2]
     optimizer, logits = torch.optim.SGD(weights, lr=RATE), []
-    for chunk in chunks(3 * PERIOD):
+    for start, end in ((0, PERIOD), (PERIOD, 2 * PERIOD), (2 * PERIOD, 3 * PERIOD)):
         optimizer.zero_grad()
-        said = plain(ids[:, : chunk.stop]).logits[0, chunk]
+        said = plain(ids[:, :end]).logits[0, start:]
         logits.append(said.detach())
-        F.cross_entropy(said, ids[0, chunk.start + 1 : chunk.stop + 1]).backward()
+        F.cross_entropy(said, ids[0, start + 1 : end + 1]).backward()
         optimizer.step()
     return torch.cat(logits), hope(Level(PERIOD, lr=RATE))(ids).logits[0, :-1]
 
