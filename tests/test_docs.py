@@ -13,8 +13,13 @@ PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
     "docs/continuum.md",
     "docs/convert.md",
-    "docs/optimisers.md",
     "docs/frequency-response.md",
+    "docs/learner.md",
+    "docs/models.md",
+    "docs/optimisers.md",
+    "docs/scan.md",
+    "docs/stability.md",
+    "docs/titans.md",
     "docs/transfer.md",
 ]
 

@@ -1,4 +1,4 @@
-"""What the settings of the scan are: the table of MATH section 1, each line against its own textbook form."""
+"""What settings of the scan do: recall, keep, repeat, erase. Which memory each of them is: `tests/identities/test_sequence.py`."""
 
 import pytest
 import torch
@@ -15,34 +15,6 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 def tokens(unit: bool = True):
     k = directions(B, H, L, D) if unit else randn(B, H, L, D)
     return randn(B, H, L, D), k, randn(B, H, L, D)
-
-
-def test_linear_attention_is_causal_unnormalised_attention(backend):
-    """alpha 1, nothing erased, u = v: `y = tril(Q K^T) V`."""
-    q, k, v = tokens(unit=False)
-    y, state = scan(q, k, v, backend=backend, chunk_size=8)
-    close(y, (q @ k.mT).tril() @ v)
-    close(state.memory, k.mT @ v)
-
-
-def test_retnet_decays_by_distance(backend):
-    """A constant alpha per head: the score of a token weighs `gamma^(t - s)`."""
-    q, k, v = tokens(unit=False)
-    gamma = torch.tensor([0.9, 0.97, 1.0], dtype=torch.float64)
-    distance = torch.arange(L)[:, None] - torch.arange(L)
-    weight = torch.where(distance >= 0, gamma[:, None, None] ** distance, 0.0)
-    y, _ = scan(q, k, v, alpha=gamma[:, None].expand(B, H, L), backend=backend, chunk_size=8)
-    close(y, (q @ k.mT * weight) @ v)
-
-
-def test_gated_linear_attention_decays_by_what_was_said(backend):
-    """A retention per token: the score of a token weighs the product of the gates since."""
-    q, k, v = tokens(unit=False)
-    alpha = uniform(0.5, 1.0, B, H, L)
-    total = alpha.cumprod(-1)
-    weight = (total[..., :, None] / total[..., None, :]).tril()
-    y, _ = scan(q, k, v, alpha=alpha, backend=backend, chunk_size=8)
-    close(y, (q @ k.mT * weight) @ v)
 
 
 def test_gated_linear_attention_has_a_gate_for_every_channel(backend):
@@ -110,31 +82,6 @@ def test_deltanet_keeps_what_is_orthogonal(backend):
     found = basis @ state.memory
     close(found[:, :, 1:], v[:, :, 1:D])
     close(found[:, :, 0], v[:, :, D])
-
-
-def test_gated_deltanet_retains_then_corrects(backend):
-    """eps = alpha beta, u = beta v: `M_t = (I - beta k k^T) alpha M_{t-1} + beta k v^T`."""
-    _, k, v = tokens()
-    alpha, beta = uniform(0.9, 1.0, B, H, L), uniform(0.0, 1.0, B, H, L)
-    _, state = scan(None, k, beta[..., None] * v, alpha, alpha * beta, read=None, backend=backend, chunk_size=8)
-    memory = torch.zeros(B, H, D, D, dtype=torch.float64)
-    for t in range(L):
-        key, rate = k[..., t, :, None], beta[..., t, None, None]
-        memory = alpha[..., t, None, None] * memory
-        memory = memory + rate * key * (v[..., t, None, :] - key.mT @ memory)
-    close(state.memory, memory)
-
-
-def test_longhorn_is_the_exact_proximal_step(backend):
-    """beta = eta / (1 + eta |k|^2) solves `argmin_M |M - M_{t-1}|^2 + eta |k M - v|^2`: the gradient there is zero."""
-    _, k, v = tokens(unit=False)
-    k, v = k[:, :, :1], v[:, :, :1]
-    eta = uniform(0.1, 5.0, B, H, 1)
-    beta = eta / (1 + eta * k.square().sum(-1))
-    start = ScanState(randn(B, H, D, D))
-    _, state = scan(None, k, beta[..., None] * v, eps=beta, state=start, read=None, backend=backend)
-    slope = (state.memory - start.memory) + eta[..., None] * k.mT @ (k @ state.memory - v)
-    assert slope.abs().max() < 1e-12
 
 
 def test_momentum_is_a_filter_of_the_writes(backend):

@@ -1,4 +1,4 @@
-"""Deep momentum: Eq. 50-52 by autograd, SGD, Muon and delta momentum as its limits, its bounds, its features."""
+"""Deep momentum: Eq. 50-52 by autograd, its bounds, its features. Its linear limits: `tests/identities/test_momentum.py`."""
 
 from functools import partial
 
@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.optimizers import MuonInFloat32
 from nestling.memory import L2, DotProduct
-from nestling.ops.newton_schulz import MUON, newton_schulz
-from nestling.optim import DeepMomentum, DeltaMomentum
+from nestling.optim import DeepMomentum
 from nestling.optim.deep_momentum import Memory, Polynomial, learnt, raw, read, unit
 from tests.helpers import close, differ, randn, same
 from tests.optimizers import learn, network, path, trained, values
@@ -77,41 +75,6 @@ def test_a_gradient_is_recalled_in_proportion_to_its_likeness():
     likeness = [(F.silu(old @ up) * F.silu(x @ up)).sum() / 6 for old in past]
     (expected,) = torch.autograd.grad(sum(alpha ** (2 - i) * k for i, k in enumerate(likeness)), x)
     close(read(Memory(torch.zeros(5, 4).double(), up, down), x.detach()), 4 * expected, 1e-12)
-
-
-# ---- what it is when the memory is linear
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_linear_with_the_dot_product_it_is_momentum(nesterov):
-    """torch's SGD, whose Nesterov step is a memory that has learnt the gradient twice; a deep memory is not."""
-    expected = trained(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=nesterov))
-    close(trained(lambda p: linear(p, 0.1, nesterov=nesterov)), expected, 1e-12)
-    deep = lambda p: DeepMomentum(p, 0.1, hidden=4, objective=DotProduct(), features=raw, nesterov=nesterov)  # noqa: E731
-    differ(trained(deep), expected, 1e-3)
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_with_newton_schulz_on_top_it_is_muon(nesterov):
-    """Eq. 52 with Muon's coefficients and its factor for the shape, against torch's, its iteration in float64."""
-
-    def muon(x: Tensor) -> Tensor:
-        return newton_schulz(x, coefficients=MUON) * max(1, x.shape[-2] / x.shape[-1]) ** 0.5
-
-    ours, theirs = network(), network()
-    matrices = [[p for p in module.parameters() if p.ndim == 2] for module in (ours, theirs)]
-    learn(ours, linear(matrices[0], 0.1, nesterov=nesterov, sigma=muon, weight_decay=0.1), range(8))
-    learn(theirs, MuonInFloat32(matrices[1], 0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.1), range(8))
-    close(values(ours), values(theirs), 1e-9)
-
-
-@shapes
-def test_linear_with_regression_it_is_delta_momentum(shape):
-    """Of the gradients as it sees them, in unit rows; its rate is what is erased, and scales what is written."""
-    start, *g = torch.randn((7, *shape), dtype=torch.float64)
-    rows = [x.flatten(1) if x.dim() > 1 else x.reshape(1, -1) for x in g]
-    expected = path(lambda p: DeltaMomentum(p, 0.1 * 0.6, 0.9, 0.6), start, [unit(x).reshape(shape) for x in rows])
-    close(path(lambda p: DeepMomentum(p, 0.1, 0.9, 0.6, hidden=0), start, g), expected, 1e-12)
 
 
 @pytest.mark.parametrize("coefficients", [(1.0,), (1.0, 0.1), (0.5, 0.0, 2.0)])

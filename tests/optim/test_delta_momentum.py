@@ -82,15 +82,6 @@ def test_preconditioned_gradients_are_what_it_stores(form, erased):
     close(found, w, 1e-12)
 
 
-def test_it_descends_the_regression():
-    """One step of rate `c` on `1/2 |m G^T - I/c|^2`, by autograd: the delta rule is a gradient."""
-    m, g, c = randn(4, 6, grad=True), randn(4, 6), 0.3
-    loss = 0.5 * (m @ g.T - torch.eye(4, dtype=torch.float64) / c).square().sum()
-    (slope,) = torch.autograd.grad(loss, m)
-    delta = c * g.square().sum().item()
-    close(erase_rows(m, g, 1.0, delta, 0.0) + g, m - c * slope, 1e-12)
-
-
 @given(eta=st.floats(0.03, 30.0), size=st.floats(0.03, 30.0), width=st.integers(1, 6))
 def test_it_erases_as_the_proximal_step_does(eta, size, width):
     """`delta = 1, damping = 1 / eta`, one row: `argmin |m' - m|^2 + eta (m' . g)^2` (Eq. 56)."""

@@ -1,12 +1,10 @@
-"""DGD (Eq. 56-57): its argmin, its average over tokens, its limit, and what it owes to training loops."""
+"""DGD (Eq. 56-57): its average over tokens, its limit, what it owes to training loops. Its argmin: `tests/identities/test_descent.py`."""
 
 import copy
 import gc
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,21 +36,6 @@ def step(optimizer, loss):
 
 def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-@given(eta=st.floats(1e-3, 100.0), c=st.sampled_from([0.3, 1.0]))
-def test_one_sample_takes_the_argmin(eta, c):
-    """Eq. 56: the new weight is the stationary point of `<V x, u> + c/2 |V x|^2 + 1/(2 eta) |V - W|^2`, by a linear system."""
-    layer, x, v = nn.Linear(4, 3, bias=False).double(), randn(1, 4), randn(1, 3)
-    before = layer.weight.detach().clone()
-    u = (before @ x[0] - v[0]).detach()
-    step(DGD(layer.parameters(), layer, lr=eta, erasure=c), regression(layer(x), v))
-    argmin = torch.linalg.solve(torch.eye(4) + c * eta * x.T @ x, before - eta * torch.outer(u, x[0]), left=False)
-    close(layer.weight, argmin)
-    new = layer.weight.detach().clone().requires_grad_()
-    y = new @ x[0]
-    (y @ u + c / 2 * y @ y + (new - before).square().sum() / (2 * eta)).backward()
-    close(new.grad, torch.zeros_like(new), 1e-9)
 
 
 def test_the_paper_s_objective_is_an_erasure_of_one():

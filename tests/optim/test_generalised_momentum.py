@@ -1,4 +1,4 @@
-"""Generalised momentum: Def. 5's minimum, and Adam, AdaGrad, Shampoo's one side and momentum as settings of it."""
+"""Generalised momentum: Def. 5's minimum. Adam, AdaGrad and momentum as settings of it: `tests/identities/test_adaptive.py`."""
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from nestling.optim.generalised_momentum import curvature
 from tests.helpers import close, differ, randn
 from tests.optimizers import path, trained
 
-TINY = RetainSeen(damping=1e-30, forgetting=1.0)
 zero = torch.zeros(3, 4, dtype=torch.float64)
 
 
@@ -42,72 +41,11 @@ def power(x: Tensor, exponent: float) -> Tensor:
     return u @ torch.diag(s**exponent) @ u.T
 
 
-def falling(g: list[Tensor], build, factor) -> Tensor:
-    """A path from zero whose learning rate is `0.1 factor(t)`."""
-
-    def scheduled(p):
-        optimizer = build(p)
-        optimizer.register_step_pre_hook(
-            lambda o, *_: o.param_groups[0].update(lr=0.1 * factor(1 + int(o.state[p[0]]["step"] if o.state else 0)))
-        )
-        return optimizer
-
-    return path(scheduled, zero, g)
-
-
-# ---- the optimisers that it is
-
-
-@pytest.mark.parametrize(("betas", "eps"), [((0.9, 0.999), 1e-8), ((0.5, 0.9), 1e-2), ((0.0, 0.99), 1e-8)])
-def test_with_l2_it_is_adam(betas, eps):
-    """The paper's approximations: two rates of forgetting, a target that is constant, a ridge in proportion to it."""
-    expected = trained(lambda p: torch.optim.Adam(p, 0.01, betas=betas, eps=eps))
-    close(trained(lambda p: GeneralisedMomentum(p, 0.01, betas[0], L2(), RetainSeen(eps, betas[1]))), expected, 1e-12)
-
-
 def test_its_defaults_are_adamws():
     """Decoupled decay included; without the root as the target (`power=0`) it is another optimiser."""
     expected = trained(lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=0.1))
     close(trained(lambda p: GeneralisedMomentum(p, weight_decay=0.1)), expected, 1e-12)
     differ(trained(lambda p: GeneralisedMomentum(p, weight_decay=0.1, memory=Elementwise(0.0))), expected, 1e-3)
-
-
-def test_that_never_forgets_is_adagrad():
-    """`H` is a mean, so the rate falls as `1 / sqrt(t)` where Adagrad's sum grows."""
-    g = list(randn(9, 3, 4))
-    found = falling(g, lambda p: GeneralisedMomentum(p, momentum=0.0, retention=TINY), lambda t: t**-0.5)
-    close(found, path(lambda p: torch.optim.Adagrad(p, 0.1, eps=0.0), zero, g), 1e-12)
-
-
-def test_of_rows_that_never_forgets_is_one_sided_shampoo():
-    """AdaGrad's matrix form: `W <- W - lr G (sum G^T G)^-1/2`, once all directions were seen."""
-    g, w, seen = list(torch.eye(4)[:3].double() + randn(7, 3, 4)), zero, 1e-3 * torch.eye(4).double()
-    g = [4.0 * torch.linalg.qr(randn(4, 4)).Q[:3], 4.0 * torch.linalg.qr(randn(4, 4)).Q[:3], *g]
-    build = lambda p: GeneralisedMomentum(p, momentum=0.0, retention=TINY, memory=Rows())  # noqa: E731
-    found = falling(g, build, lambda t: t**-0.5) - falling(g[:2], build, lambda t: t**-0.5)
-    seen = sum(x.T @ x for x in g[:2])
-    for x in g[2:]:
-        seen = seen + x.T @ x
-        w = w - 0.1 * x @ power(seen, -0.5)
-    close(found, w, 1e-9)
-
-
-@pytest.mark.parametrize("memory", [Elementwise(), Elementwise(0.0), Rows(), Rows(0.0)])
-def test_with_the_dot_product_it_is_momentum(memory):
-    """As a mean: the sum's weights, `(1 - alpha^t) / (1 - alpha)` of them, make it torch's SGD. No memory but `M` counts."""
-    g, ones = list(randn(6, 3, 4)), RetainSeen(damping=1.0)
-    build = lambda p: GeneralisedMomentum(p, 0.1, 0.9, DotProduct(), ones, memory)  # noqa: E731
-    found = falling(g, build, lambda t: (1 - 0.9**t) / (1 - 0.9))
-    close(found, path(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), zero, g), 1e-10)
-
-
-def test_of_rows_with_a_constant_target_it_is_the_retention_itself():
-    """`RetainSeen.direction` over the rows of one gradient, but for the scale that it gives to what was seen."""
-    (g,), a = randn(1, 3, 4), 0.3
-    scale = g.square().sum().item() / 4
-    build = lambda p: GeneralisedMomentum(p, 1.0, 0.0, L2(), RetainSeen(a * scale), Rows(0.0))  # noqa: E731
-    expected = RetainSeen(a).direction(g, g.T @ g, torch.ones(1, dtype=torch.float64).squeeze())
-    close(-a * scale * path(build, zero, [g]), expected, 1e-12)
 
 
 # ---- that it is the minimum

@@ -1,4 +1,4 @@
-"""M3: Algorithm 1 as it is printed, its limits, its memories, and what goes to AdamW inside."""
+"""M3: Algorithm 1 as it is printed, its memories, and what goes to AdamW inside. As Muon: `tests/identities/test_momentum.py`."""
 
 import copy
 import io
@@ -13,9 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.optim import _muon
 
-from nestling.ops.newton_schulz import MUON, newton_schulz
+from nestling.ops.newton_schulz import newton_schulz
 from nestling.optim import m3
 from nestling.optim.m3 import M3, matrix_groups
 from tests.helpers import close, differ, randn, same
@@ -114,43 +113,6 @@ def test_exponential_means_on_three_timescales():
     ]
     optimizer = M3(leaves, 0.01, 0.9, True, periods, weights, slow_momentum=0.6, second_moment=0.8, steps=EXACT)
     close(run(optimizer, leaves, gradients), expected, 1e-10)
-
-
-def zeropower(x: Tensor, triple: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Muon's iteration in float64."""
-    a, b, c = triple
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / x.norm()
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
-
-
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("adjust_lr", ["original", "match_rms_adamw"])
-@pytest.mark.parametrize("slow", [((), ()), ((3,), (0.0,))], ids=["none", "weight 0"])
-def test_without_slow_memories_it_is_muon(nesterov, adjust_lr, slow, monkeypatch):
-    """`alpha = 0`, no second moment, Muon's coefficients: torch's own optimiser, its iteration put in float64."""
-    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", zeropower)
-    leaves = parameters()
-    others, gradients = copies(leaves), random_gradients(leaves, 12)
-    common = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
-    expected = run(torch.optim.Muon(others, adjust_lr_fn=adjust_lr, **common), others, gradients)
-    ours = M3(leaves, periods=slow[0], weights=slow[1], coefficients=MUON, adjust_lr=adjust_lr, **common)
-    close(run(ours, leaves, gradients), expected, 1e-10)
-
-
-def test_torchs_muon_as_it_is_differs_by_its_rounding():
-    """torch iterates in bfloat16: after five steps the paths are apart by a few per cent of their length."""
-    leaves = [torch.randn(24, 32, requires_grad=True), torch.randn(32, 24, requires_grad=True)]
-    start, others = [leaf.detach().clone() for leaf in leaves], copies(leaves)
-    gradients = [[torch.randn_like(leaf) for leaf in leaves] for _ in range(5)]
-    theirs = run(torch.optim.Muon(others, lr=0.1, weight_decay=0.0), others, gradients)
-    ours = run(M3(leaves, 0.1, periods=(), weights=(), coefficients=MUON, adjust_lr="original"), leaves, gradients)
-    for one, other, old in zip(ours, theirs, start, strict=True):
-        assert (one - other).norm() < 0.03 * (other - old).norm()
 
 
 def test_the_slow_direction_is_computed_once_a_period(monkeypatch):
