@@ -4,6 +4,7 @@ B rows, H heads, D width, L length.
 """
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,3 +158,31 @@ def test_it_names_its_paper(name):
     """Every member has a title and a source, and says in a sentence what it is."""
     classic = ZOO[name]
     assert classic.title and any(sign in classic.source for sign in ("arXiv", "19")) and classic.make.__doc__
+
+
+def line(name):
+    """What the page says of a member."""
+    classic, memory = ZOO[name], ZOO[name].make(4)
+    start = f"| `{name}` | {classic.title} ({classic.source}) | "
+    if not isinstance(memory, AssociativeMemory):
+        return start + "all pairs | | | | | |"
+    network = type(memory.network).__name__
+    inner = getattr(memory.network, "network", None)
+    parts = f"{network} of {type(inner).__name__}" if inner is not None else network
+    rule = " of ".join(kinds(memory.rule))
+    chosen = (parts, type(memory.objective).__name__, rule, type(memory.retention).__name__)
+    return start + " | ".join([*chosen, classic.rate, classic.retention or "1"]) + " |"
+
+
+def kinds(rule):
+    """Names of a rule and of those within it."""
+    inner = getattr(rule, "rule", None)
+    return [type(rule).__name__, *(kinds(inner) if inner is not None else [])]
+
+
+def test_the_page_lists_the_zoo():
+    """docs/memory.md has a line for every member, and it is what the member is."""
+    text = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert [found for found in text.splitlines() if found.startswith("| `") and "arXiv" in found] == list(
+        map(line, ZOO)
+    )

@@ -7,7 +7,17 @@ from torch.nn import functional as F
 
 from nestling.layers import Attention
 from nestling.layers.attention import rotate
-from nestling.memory import L2, MLP, AssociativeMemory, DotProduct, GradientDescent
+from nestling.memory import (
+    L2,
+    MLP,
+    AssociativeMemory,
+    DeltaRule,
+    DotProduct,
+    GradientDescent,
+    LeastSquares,
+    Oja,
+    SoftmaxAttention,
+)
 from nestling.ops import scan
 from nestling.ops.scan import BACKENDS
 from tests.helpers import directions, randn, randomise, uniform
@@ -32,13 +42,12 @@ def scanned(backend: str, q: Tensor, k: Tensor, u: Tensor, **gates: Tensor) -> t
     return y[0, 0], state.memory[0, 0]
 
 
-def answers(memory: AssociativeMemory, q: Tensor, k: Tensor, v: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """As `scanned`, of an `AssociativeMemory` that writes a token and is read then."""
-    state, outputs = memory.init_state(1, 1), []
-    for query, key, value in zip(q, k, v, strict=True):
-        _, state = memory.step(None, key[None, None], value[None, None], key.new_full((1, 1), eta), state=state)
-        outputs.append(query @ state.weights[0][0, 0])
-    return torch.stack(outputs).detach(), state.weights[0][0, 0].detach()
+def answers(objective, rule, q: Tensor, k: Tensor, v: Tensor, eta: float = 1.0, **options) -> tuple[Tensor, Tensor]:
+    """As `scanned`, of an `AssociativeMemory` of one matrix that starts at zero."""
+    memory = matrix_memory(torch.zeros(D, D), objective, rule, read="inclusive", **options)
+    y, state = memory(q[None, None], k[None, None], v[None, None], k.new_full((1, 1, L), eta))
+    assert y is not None
+    return y[0, 0].detach(), state.weights[0][0, 0].detach()
 
 
 def descended(loss, weight: Tensor, *pair: Tensor, rate: float) -> Tensor:
@@ -89,11 +98,10 @@ def read_on_the_way(step, q: Tensor, *pairs: Tensor) -> tuple[Tensor, Tensor]:
 def test_linear_attention_is_a_hebbian_memory(backend):
     """Outputs of every token, and the memory at the end."""
     q, k, v = tokens()
-    memory = matrix_memory(torch.zeros(D, D), DotProduct(), GradientDescent())
     step = lambda m, *pair: descended(similarity, m, *pair, rate=1.0)  # noqa: E731
     return (
         scanned(backend, q, k, v),
-        answers(memory, q, k, v, 1.0),
+        answers(DotProduct(), GradientDescent(), q, k, v),
         read_on_the_way(step, q, k, v),
         ((q @ k.mT).tril() @ v, k.mT @ v),
     )
@@ -143,17 +151,18 @@ def test_gated_linear_attention_decays_by_what_was_said(backend):
     (
         "`nestling.ops.scan(q, k, beta v, eps=beta)`",
         "`AssociativeMemory(Matrix, L2(), GradientDescent(), chunk_size=1)`",
+        "`AssociativeMemory(Matrix, L2(), DeltaRule(), chunk_size=7)`",
         "`torch.optim.SGD` on $\\tfrac12 |k M - v|^2$, a step a token",
     ),
 )
 def test_deltanet_is_regression(backend):
     """Outputs of every token, and the memory at the end."""
     (q, _, v), k = tokens(), directions(L, D)
-    memory = matrix_memory(torch.zeros(D, D), L2(), GradientDescent())
     step = lambda m, *pair: descended(regression, m, *pair, rate=ETA)  # noqa: E731
     return (
         scanned(backend, q, k, ETA * v, eps=torch.full((L,), ETA, dtype=torch.float64)),
-        answers(memory, q, k, v, ETA),
+        answers(L2(), GradientDescent(), q, k, v, ETA),
+        answers(L2(), DeltaRule(), q, k, v, ETA, chunk_size=7),
         read_on_the_way(step, q, k, v),
     )
 
@@ -182,7 +191,11 @@ def test_gated_deltanet_retains_then_corrects(backend):
     r"M_t = \arg\min_M\ \tfrac12 |k_t M - v_t|^2 + \tfrac{1}{2\eta} |M - M_{t-1}|^2"
     r" = (I - \beta_t k_t^\top k_t) M_{t-1} + \beta_t k_t^\top v_t, \qquad \beta_t = \frac{\eta}{1 + \eta |k_t|^2}",
     "Eq. 65; Liu et al. 2024",
-    ("`nestling.ops.scan(q, k, beta v, eps=beta)`", "the argmin, once a token"),
+    (
+        "`nestling.ops.scan(q, k, beta v, eps=beta)`",
+        "`AssociativeMemory(Matrix, L2(), DeltaRule(exact=True))`",
+        "the argmin, once a token",
+    ),
 )
 def test_longhorn_is_the_proximal_step(backend):
     """DeltaNet with the step that no rate can make overshoot."""
@@ -192,7 +205,11 @@ def test_longhorn_is_the_proximal_step(backend):
     def step(memory, key, value):
         return proximal(lambda m: regression(m, key, value), memory, ETA)
 
-    return scanned(backend, q, k, beta[:, None] * v, eps=beta), read_on_the_way(step, q, k, v)
+    return (
+        scanned(backend, q, k, beta[:, None] * v, eps=beta),
+        answers(L2(), DeltaRule(exact=True), q, k, v, ETA, chunk_size=7),
+        read_on_the_way(step, q, k, v),
+    )
 
 
 @Identity(
@@ -200,27 +217,26 @@ def test_longhorn_is_the_proximal_step(backend):
     r"g = \frac{P k_t^\top}{1 + k_t P k_t^\top},\quad M_t = M_{t-1} + g\,(v_t - k_t M_{t-1}),\quad P \leftarrow P - g\, k_t P"
     r" \quad\Longrightarrow\quad M_n = \arg\min_M \sum_t |k_t M - v_t|^2 + \rho\, |M|^2",
     "Definition 1 for a linear memory and the L2 objective; Sherman and Morrison 1950",
-    ("the recursion from $M = 0$, $P = I / \\rho$", "the argmin", "`torch.linalg.solve` of the normal equations"),
+    (
+        "`AssociativeMemory(Matrix, L2(), LeastSquares(ridge=rho))`, the tokens so far, for every token",
+        "the argmin",
+        "`torch.linalg.solve` of the normal equations",
+    ),
 )
 def test_recursive_least_squares_is_the_ridge_solution():
-    """Token by token, without ever solving a system: what no linear memory can beat."""
-    (_, k, v), ridge = tokens(), 0.1
+    """After every token, without ever solving a system of all: what no linear memory can beat."""
+    (q, k, v), ridge = tokens(), 0.1
     identity = torch.eye(D, dtype=torch.float64)
-    return (
-        recursive_least_squares(k, v, ridge),
-        argmin(lambda m: (k @ m - v).square().sum() + ridge * m.square().sum(), D, D),
-        torch.linalg.solve(k.mT @ k + ridge * identity, k.mT @ v),
-    )
+    y, memory = answers(L2(), LeastSquares(ridge), q, k, v)
 
+    def least(n: int) -> Tensor:
+        return argmin(lambda m: (k[:n] @ m - v[:n]).square().sum() + ridge * m.square().sum(), D, D)
 
-def recursive_least_squares(k: Tensor, v: Tensor, ridge: float) -> Tensor:
-    """The memory `[dk, dv]` after `k, v [L, d]`."""
-    inverse, memory = torch.eye(k.shape[1], dtype=k.dtype) / ridge, k.new_zeros(k.shape[1], v.shape[1])
-    for key, value in zip(k, v, strict=True):
-        gain = inverse @ key / (1 + key @ inverse @ key)
-        memory = memory + torch.outer(gain, value - key @ memory)
-        inverse = inverse - torch.outer(gain, key @ inverse)
-    return memory
+    def solved(n: int) -> Tensor:
+        return torch.linalg.solve(k[:n].mT @ k[:n] + ridge * identity, k[:n].mT @ v[:n])
+
+    sides = [(torch.stack([q[t] @ found(t + 1) for t in range(L)]), found(L)) for found in (least, solved)]
+    return (y, memory), *sides
 
 
 @Identity(
@@ -230,16 +246,18 @@ def recursive_least_squares(k: Tensor, v: Tensor, ridge: float) -> Tensor:
     "Eq. 66-67 (OjaNet), halved",
     (
         "`nestling.ops.scan` of the transposed memory: keys $v_t$, writes $\\eta\\, k_t$",
+        "`AssociativeMemory(Matrix, DotProduct(), Oja())`",
         "`torch.optim.SGD`, a step a token",
     ),
 )
 def test_ojas_rule_erases_along_values():
     """The DeltaNet of the other side: what the memory holds about a value makes room."""
-    (_, k, _), v = tokens(), directions(L, D)
+    (q, k, _), v = tokens(), directions(L, D)
     eps = torch.full((1, 1, L), ETA, dtype=torch.float64)
     _, state = scan(None, v[None, None], ETA * k[None, None], eps=eps, read=None)
     start = torch.zeros(D, D, dtype=torch.float64)
-    return state.memory[0, 0].T, token_by_token(lambda m, *p: descended(oja, m, *p, rate=ETA), start, k, v)
+    _, memory = answers(DotProduct(), Oja(), q, k, v, ETA)
+    return state.memory[0, 0].T, memory, token_by_token(lambda m, *p: descended(oja, m, *p, rate=ETA), start, k, v)
 
 
 # ---- momentum, chunks and deep memories
@@ -317,13 +335,18 @@ def test_a_chunk_is_a_batch():
     r"\operatorname{softmax}\Big( \tfrac{q k^\top}{\sqrt d} \Big) v"
     r" = \arg\min_m \sum_i s(k_i, q)\, |v_i - m|^2, \qquad s(k, q) = \exp \tfrac{q k^\top}{\sqrt d}",
     "Eq. 62",
-    ("`torch.nn.functional.scaled_dot_product_attention`", "the argmin, for each query over the tokens so far"),
+    (
+        "`torch.nn.functional.scaled_dot_product_attention`",
+        "`nestling.memory.SoftmaxAttention`",
+        "the argmin, for each query over the tokens so far",
+    ),
 )
 def test_softmax_attention_is_an_argmin():
     """A regression anew for every query, with nothing but a constant as its model: the memory has no parameters."""
     q, k, v = tokens()
     y = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
-    return y, torch.stack([nadaraya_watson(q[t], k[: t + 1], v[: t + 1]) for t in range(L)])
+    memory, _ = SoftmaxAttention(D, D)(q[None, None], k[None, None], v[None, None])
+    return y, memory[0, 0], torch.stack([nadaraya_watson(q[t], k[: t + 1], v[: t + 1]) for t in range(L)])
 
 
 @pytest.mark.parametrize("window", [1, 3, 8])

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from nestling.memory import AssociativeMemory, Matrix
-from nestling.memory.associative import Objective
+from nestling.memory.matrix_rule import MatrixRule
+from nestling.memory.objective import Objective
 from nestling.memory.rule import Rule
 
 
-def matrix_memory(start: Tensor, objective: Objective, rule: Rule, chunk_size: int = 1) -> AssociativeMemory:
+def matrix_memory(
+    start: Tensor, objective: Objective, rule: Rule | MatrixRule, chunk_size: int = 1, read: str = "token"
+) -> AssociativeMemory:
     """One head whose matrix begins as `start [dk, dv]`."""
-    memory = AssociativeMemory(Matrix(*start.shape), objective, rule, chunk_size).double()
+    memory = AssociativeMemory(Matrix(*start.shape), objective, rule, chunk_size, read).double()
     assert isinstance(memory.network, Matrix)
     memory.network.weight.data = start.double().clone()
     return memory

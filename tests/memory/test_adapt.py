@@ -186,5 +186,5 @@ def test_what_cannot_be_differentiated_or_read_raises(tasks):
     with pytest.raises(ValueError, match=r"detach_writes=True.*'first-order'"):
         adapt(detached, *tasks[:2], 0.3)
     module = AssociativeMemory(nn.Linear(D, D).double(), L2())
-    with pytest.raises(ValueError, match=r"Linear with .* cannot be read"):
+    with pytest.raises(ValueError, match="Linear cannot be read"):
         query_loss(module, adapt(module, *tasks[:2], 0.3), *tasks[2:])

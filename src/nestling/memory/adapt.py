@@ -14,9 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nestling.memory.associative import AssociativeMemory, MemoryState
+from nestling.memory.associative import AssociativeMemory
 from nestling.memory.network import Network
-from nestling.memory.retention import ToInitial, ToZero
+from nestling.memory.state import MemoryState
+from nestling.ops.state import tree_map
 
 ORDERS = ("second-order", "first-order")
 
@@ -75,15 +76,15 @@ def query_loss(memory: AssociativeMemory, state: MemoryState, keys: Tensor, valu
     """The memory's objective on pairs that are read and not written, `[B]`: a mean over heads and pairs `[B, H, L, d]`.
 
     Raises:
-        ValueError: the memory's network has no closed form, and so no reading of weights that stand still; or its retention is
-            none of `ToZero` and `ToInitial`, under which what is stored are the weights.
+        ValueError: the memory's network has no closed form, and so no reading of weights that stand still.
     """
-    if not isinstance(memory.network, Network) or not isinstance(memory.retention, ToZero | ToInitial):
+    if not isinstance(memory.network, Network):
         raise ValueError(
-            f"{type(memory.network).__name__} with {memory.retention} cannot be read without writing; use a network of "
-            "nestling.memory with ToZero() or ToInitial(), or read `state.weights` in a loss of your own"
+            f"{type(memory.network).__name__} cannot be read without writing; use a network of nestling.memory, or read "
+            "`state.weights` in a loss of your own"
         )
-    found = memory.network.read(keys.to(state.weights[0].dtype), state.weights)
+    weights = tree_map(memory.retention.weight, state.weights)
+    found = memory.network.read(keys.to(weights[0].dtype), weights)
     return memory.objective.loss(found, values.to(found.dtype)).flatten(1).mean(1)
 
 

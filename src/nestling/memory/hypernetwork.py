@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nestling.memory.associative import AssociativeMemory, MemoryState
+from nestling.memory.associative import AssociativeMemory
+from nestling.memory.state import MemoryState
 
 
 class Hypernetwork(nn.Module):
