@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from nestling.layers import Attention
 from nestling.layers.attention import rotate
 from nestling.memory import (
+    KL,
     L2,
     MLP,
     AssociativeMemory,
@@ -15,10 +16,13 @@ from nestling.memory import (
     DotProduct,
     GradientDescent,
     LeastSquares,
+    Matrix,
     Oja,
+    Omega,
+    Orthogonal,
     SoftmaxAttention,
 )
-from nestling.ops import scan
+from nestling.ops import newton_schulz, scan
 from nestling.ops.scan import BACKENDS
 from tests.helpers import directions, randn, randomise, uniform
 from tests.identities.identity import Identity, argmin, proximal, token_by_token
@@ -325,6 +329,77 @@ def test_a_chunk_is_a_batch():
         optimizer.step()
     _, state = memory(None, k[None, None], v[None, None], torch.full((1, 1, 15), rate, dtype=torch.float64))
     return [up, down], [w[0, 0] for w in state.weights]
+
+
+@Identity(
+    "The Omega rule is SGD on a window",
+    r"W_t = W_{t-1} - \eta\, \nabla_W\, \frac1c \sum_{s=t-c+1}^{t} \tfrac12 |k_s W_{t-1} - v_s|^2",
+    "Behrouz et al. 2025 (Atlas), with the mean for the sum",
+    (
+        "`AssociativeMemory(Matrix, L2(), Omega(window=c), chunk_size=1)`",
+        "`torch.optim.SGD` on the mean loss of the last $c$ tokens, a step a token",
+    ),
+)
+def test_omega_is_descent_on_a_window():
+    """Those before the first token count as nothing."""
+    (_, k, v), c, rate = tokens(), 3, 0.1
+    memory = matrix_memory(torch.zeros(D, D), L2(), Omega(c))
+
+    def step(weight, *last):
+        keys, values = (torch.stack(x) for x in zip(*last, strict=True))
+        return descended(regression, weight, keys, values, rate=rate / c)
+
+    weight, pairs = torch.zeros(D, D, dtype=torch.float64), list(zip(k, v, strict=True))
+    for t in range(L):
+        weight = step(weight, *pairs[max(0, t - c + 1) : t + 1])
+    return written(memory, k, v, rate), weight
+
+
+@Identity(
+    "Orthogonal writes are steps of Muon",
+    r"S_t = \theta S_{t-1} + (1 - \theta)\, \nabla_W \ell_t, \qquad W_t = W_{t-1} - \eta\, \operatorname{NewtonSchulz}(S_t)",
+    "Eq. 42-44; Behrouz et al. 2025 (Atlas); Jordan et al. 2024",
+    (
+        "`AssociativeMemory(Matrix, L2(), Orthogonal(GradientDescent(momentum=True)))`",
+        "the running mean of gradients by autograd, `nestling.ops.newton_schulz`, a step a token",
+    ),
+)
+def test_orthogonal_writes_are_muon():
+    """The optimiser of a network, and the rule of a memory, are one."""
+    (_, k, v), start, theta, rate = tokens(), randn(D, D), 0.6, 0.1
+    memory = matrix_memory(start, L2(), Orthogonal(GradientDescent(momentum=True)))
+    weight, gathered = start.clone(), torch.zeros_like(start)
+    for pair in zip(k, v, strict=True):
+        parameter = nn.Parameter(weight)
+        regression(parameter, *pair).backward()
+        gathered = theta * gathered + (1 - theta) * parameter.grad
+        weight = weight - rate * newton_schulz(gathered, steps=3)
+    return written(memory, k, v, rate, theta=theta), weight
+
+
+@Identity(
+    "Retention on a simplex is exponentiated gradient",
+    r"\arg\min_{W \in \Delta} \langle \nabla \ell(W_t), W \rangle + \tfrac1\eta \operatorname{KL}(W \,\|\, W_t)"
+    r" \;\propto\; W_t \odot e^{-\eta \nabla \ell(W_t)}",
+    "Behrouz et al. 2025 (Memora); Kivinen and Warmuth 1997",
+    (
+        "`AssociativeMemory(Matrix, L2(), GradientDescent(), retention=KL())`",
+        "the multiplicative update by autograd, made to sum to 1 over the inputs",
+    ),
+)
+def test_retention_on_a_simplex_is_exponentiated_gradient():
+    """What is stored is the logarithm of the weights, up to a constant for each output."""
+    (_, k, v), start, rate = tokens(), randn(D, D), 0.3
+    memory = AssociativeMemory(Matrix(D, D), L2(), GradientDescent(), chunk_size=1, retention=KL()).double()
+    memory.network.weight.data = start
+    stored = written(memory, k, v, rate)
+    weight = start.softmax(0)
+    for pair in zip(k, v, strict=True):
+        parameter = nn.Parameter(weight)
+        regression(parameter, *pair).backward()
+        weight = weight * (-rate * parameter.grad).exp()
+        weight = weight / weight.sum(0)
+    return KL().weight(stored), weight
 
 
 # ---- memories without parameters

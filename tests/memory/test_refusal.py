@@ -2,8 +2,28 @@
 
 import pytest
 import torch
+from torch import nn
 
-from nestling.memory import L2, MLP, AssociativeMemory, DeltaGradientDescent, GradientDescent, Matrix, RetainSeen
+from nestling.memory import (
+    KL,
+    L2,
+    MLP,
+    AssociativeMemory,
+    DeltaGradientDescent,
+    DeltaRule,
+    DotProduct,
+    EluPlusOne,
+    Features,
+    GradientDescent,
+    LeastSquares,
+    Lq,
+    Matrix,
+    Omega,
+    Orthogonal,
+    RetainSeen,
+    SoftmaxAttention,
+    ToInitial,
+)
 from tests.helpers import close, directions, gradients, row, same, uniform
 
 B, H, D, C, L = 3, 2, 4, 8, 20
@@ -93,6 +113,62 @@ CASES = {
     "dimensions": (
         lambda: AssociativeMemory(Matrix(D, D), L2())(Q[0], Q[0], Q[0], GATE),
         ["k (1, 5, 4)", "[B, H, L, d]"],
+    ),
+    "width of k": (lambda: AssociativeMemory(Matrix(3, D), L2())(Q, Q, Q, GATE), ["k is 4 wide", "Matrix takes 3"]),
+    "width of v": (lambda: AssociativeMemory(Matrix(D, 3), L2())(Q, Q, Q, GATE), ["v is 4 wide", "Matrix takes 3"]),
+    "negative rate": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, GATE - 0.5),
+        ["eta is -0.5", "at least 0"],
+    ),
+    "rule that writes no tokens": (
+        lambda: AssociativeMemory(Matrix(D, D), L2(), RetainSeen()),
+        ["RetainSeen", "writes no tokens"],
+    ),
+    "rule of inputs, network without": (
+        lambda: AssociativeMemory(nn.Linear(D, D), L2(), DeltaGradientDescent()),
+        ["input of each weight", "Linear", "GradientDescent"],
+    ),
+    "linear rule, deep network": (
+        lambda: AssociativeMemory(MLP(D, 6), L2(), LeastSquares()),
+        ["LeastSquares", "network=MLP", "Matrix"],
+    ),
+    "rule and objective": (
+        lambda: AssociativeMemory(Matrix(D, D), DotProduct(), DeltaRule()),
+        ["DeltaRule", "objective=DotProduct", "L2()"],
+    ),
+    "erasure of what is no weight": (
+        lambda: AssociativeMemory(MLP(D, 6), L2(), DeltaGradientDescent(), retention=KL()),
+        ["erases", "KL", "GradientDescent()"],
+    ),
+    "rest and momentum": (
+        lambda: AssociativeMemory(MLP(D, 6), L2(), GradientDescent(momentum=True), retention=ToInitial()),
+        ["ToInitial", "without momentum", "ToZero()"],
+    ),
+    "channels of a deep network": (
+        lambda: AssociativeMemory(MLP(D, 6), L2())(Q, Q, Q, GATE, Q),
+        ["alpha of each channel", "MLP", "[B, H, L]"],
+    ),
+    "rates of channels": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, Q),
+        ["eta of each channel", "DeltaRule()", "[B, H, L]"],
+    ),
+    "steps of channels": (
+        lambda: AssociativeMemory(Matrix(D, D), L2(), DeltaRule(exact=True))(Q, Q, Q, Q),
+        ["exact=True", "one number a token"],
+    ),
+    "window": (lambda: Omega(0), ["window=0", "at least 1"]),
+    "window of features": (
+        lambda: AssociativeMemory(Features(EluPlusOne(), Matrix(D, D)), L2(), Omega(2)),
+        ["Omega(window=2", "dim_key"],
+    ),
+    "omega of an erasing rule": (lambda: Omega(2, DeltaGradientDescent()), ["plain gradients", "GradientDescent()"]),
+    "orthogonal of an erasing rule": (lambda: Orthogonal(DeltaGradientDescent()), ["GradientDescent() or Omega()"]),
+    "ridge": (lambda: LeastSquares(0.0), ["ridge=0.0", "above 0"]),
+    "total": (lambda: KL(-1.0), ["total=-1.0", "above 0"]),
+    "q": (lambda: Lq(1.5), ["q=1.5", "at least 2"]),
+    "attention has no rate": (
+        lambda: SoftmaxAttention(D, D)(Q, Q, Q, GATE),
+        ["has no eta", "leave it out"],
     ),
     "length of v": (lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q[:, :, :4], GATE), ["v (1, 1, 4, 4)"]),
     "length of eta": (lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, GATE[..., :4]), ["eta (1, 1, 4)"]),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nestling.memory import fused
 from nestling.memory.compound import window_of
-from nestling.memory.forms import check, check_channels, form_of
+from nestling.memory.forms import check, check_channels, check_widths, form_of
 from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
 from nestling.memory.objective import Objective, as_objective
@@ -167,7 +167,7 @@ class AssociativeMemory(nn.Module):
             `y [B, H, L, dv]` (None without q; zero at padding) and the new state.
 
         Raises:
-            ValueError: theta and the rule disagree, or a shape does not fit.
+            ValueError: theta and the rule disagree, a shape does not fit, or a learning rate is below 0.
         """
         if (theta is not None) != self.rule.momentum:
             have = "without" if theta is None else "with"
@@ -177,6 +177,9 @@ class AssociativeMemory(nn.Module):
             found = f"k {tuple(k.shape)}, v {tuple(v.shape)}, eta {tuple(eta.shape)}"
             raise ValueError(f"expected k, v [B, H, L, d] and eta [B, H, L]; got {found}")
         check_channels(self, *channels)
+        check_widths(self, q, k, v)
+        if bool((eta < 0).any()):
+            raise ValueError(f"eta is {eta.min().item():g} somewhere; a learning rate must be at least 0")
         batch, length = k.shape[0], k.shape[-2]
         check_lengths(lengths, batch, length)
         if state is None:

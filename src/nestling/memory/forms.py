@@ -66,6 +66,19 @@ def check_channels(memory: AssociativeMemory, eta: bool, alpha: bool) -> None:
         )
 
 
+def check_widths(memory: AssociativeMemory, q: Tensor | None, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError where tokens are not as wide as the network takes them."""
+    network = memory.network
+    if not isinstance(network, Network):
+        return
+    given = {"k": (k, network.dim_key), "v": (v, network.dim_value)} | (
+        {} if q is None else {"q": (q, network.dim_key)}
+    )
+    for name, (x, width) in given.items():
+        if width is not None and x.shape[-1] != width:
+            raise ValueError(f"{name} is {x.shape[-1]} wide, {tuple(x.shape)}; {type(network).__name__} takes {width}")
+
+
 def form_of(memory: AssociativeMemory) -> tuple[str, Form]:
     """The fastest exact form, or the oracle where that is asked for or there is no other; with its name."""
     slow, rule = memory.backend == "reference", memory.rule
