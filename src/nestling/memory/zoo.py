@@ -187,10 +187,16 @@ def omeganet(
 
 @_classic("Atlas", "Behrouz et al. 2025, arXiv 2505.23735", rate="chunk", retention="token")
 def atlas(
-    dim: int, heads: Heads = 1, chunk_size: int = 16, hidden: int | None = None, window: int = 16, degree: int = 2
+    dim: int,
+    heads: Heads = 1,
+    chunk_size: int = 16,
+    hidden: int | None = None,
+    window: int = 16,
+    degree: int = 2,
+    steps: int = 3,
 ) -> AssociativeMemory:
     """OmegaNet with momentum, its writes orthogonal as Muon's steps."""
-    rule = Orthogonal(Omega(window, GradientDescent(momentum=True)))
+    rule = Orthogonal(Omega(window, GradientDescent(momentum=True)), steps)
     return _inclusive(_polynomial(dim, heads, hidden, degree), L2(), rule, chunk_size)
 
 
