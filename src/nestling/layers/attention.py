@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.layers.linear import Linear
+from nestling.memory.part import PROJECTIONS, Context, Described, Part
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths
 
@@ -40,7 +41,7 @@ class AttentionState(State):
         return replace(self, k=k, v=v, when=F.pad(self.when, (0, extra), value=-1))
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, Described):
     """Multi-head attention, `y, state = layer(x, state)`, `x [B, L, D]`.
 
     window: how many tokens a token sees, itself included; None sees all. With a window the state is bounded.
@@ -54,6 +55,21 @@ class Attention(nn.Module):
             raise ValueError(f"window={window} must be at least 1, or None to see everything")
         self.heads, self.window, self.rope_theta = heads, window, rope_theta
         self.query, self.key, self.value, self.out = (Linear(dim, dim) for _ in range(4))
+
+    def parts(self) -> tuple[Part, ...]:
+        """Attention itself, which keeps what it sees as it is; the rest are projections."""
+        keys = self.query.weight.new_empty(2 * (self.window or 0), self.query.out_features, device="meta")
+        return (
+            Part(
+                "attention",
+                "sum_i K(q, k_i) |y - v_i|^2 over y",
+                f"keeps the last {self.window} keys and values" if self.window else "keeps every key and value",
+                period=0,
+                context=Context(effective=self.window),
+                knowledge=(("direct non-parametric", PROJECTIONS),),
+                state=(keys,) if self.window else None,
+            ),
+        )
 
     def init_state(self, batch: int) -> AttentionState:
         """No token read yet."""

@@ -6,7 +6,7 @@ B batch, L length, H heads, d head width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from nestling.layers.conv import CausalConv
 from nestling.layers.linear import Linear
+from nestling.memory.part import PROJECTIONS, Context, Described, Part
 from nestling.ops import ScanState, State, scan
 from nestling.ops.ragged import check_lengths, real_tokens
 from nestling.ops.unit import unit
@@ -33,12 +34,19 @@ class Gates(Protocol):
 
     def __call__(self, x: Tensor) -> Strengths: ...
 
+    def memory(self) -> Part:
+        """The memory that they make, but for its size."""
+        ...
+
 
 class Hebbian(nn.Module):
     """Linear attention: nothing fades, nothing is erased (Katharopoulos et al. 2020, arXiv 2006.16236)."""
 
     def forward(self, x: Tensor) -> Strengths:
         return Strengths(None, None, None)
+
+    def memory(self) -> Part:
+        return Part("linear memory", "-<k M, v>", "M <- M + k^T v")
 
 
 class Delta(nn.Module):
@@ -57,6 +65,9 @@ class Delta(nn.Module):
     def forward(self, x: Tensor) -> Strengths:
         beta = self.reach * torch.sigmoid(self.step(x).mT)
         return Strengths(None, beta, beta)
+
+    def memory(self) -> Part:
+        return Part("linear memory", "1/2 |k M - v|^2", "M <- M - b k^T (k M - v)")
 
 
 class GatedDelta(Delta):
@@ -79,6 +90,10 @@ class GatedDelta(Delta):
         alpha = torch.exp(-F.softplus(self.fade(x).mT + self.horizon[:, None]))
         return Strengths(alpha, alpha * beta, beta)
 
+    def memory(self) -> Part:
+        context = Context(effective=1024, note="heads from 16 tokens on, as they begin")
+        return Part("linear memory", "1/2 |k M - v|^2", "M <- a M - b k^T (k a M - v)", context=context)
+
 
 @dataclass(frozen=True)
 class LinearMemoryState(State):
@@ -88,7 +103,7 @@ class LinearMemoryState(State):
     memory: ScanState
 
 
-class LinearMemory(nn.Module):
+class LinearMemory(nn.Module, Described):
     """`y, state = layer(x, state)`, `x, y [B, L, D]`: one matrix a head, written and read token by token.
 
         q, k, v = silu(conv(x)) W_q, .. W_k, .. W_v           q, k of norm 1
@@ -106,6 +121,12 @@ class LinearMemory(nn.Module):
         self.conv = CausalConv(dim, filters=3, width=conv_width)
         self.query, self.key, self.value, self.out = (Linear(dim, dim) for _ in range(4))
         self.norm = nn.RMSNorm(dim // heads, eps=1e-6)
+
+    def parts(self) -> tuple[Part, ...]:
+        """The memory, which starts empty, and the convolution."""
+        state, knowledge = self.init_state(1).memory.memory, (("direct parametric", PROJECTIONS),)
+        memory = replace(self.gates.memory(), knowledge=knowledge, state=(state,), item=2 * self.query.in_features)
+        return (memory, *self.conv.parts())
 
     def init_state(self, batch: int) -> LinearMemoryState:
         """An empty memory."""

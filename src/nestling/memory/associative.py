@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nestling.memory import fused
 from nestling.memory.closed import closed_form, for_all
 from nestling.memory.network import Network
+from nestling.memory.part import LOSS, STARTS, Context, Described, Part, called
 from nestling.memory.reference import token_loop
 from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import GradientDescent, Rule
@@ -55,7 +56,7 @@ class MemoryState(State):
     refused: Tensor
 
 
-class AssociativeMemory(nn.Module):
+class AssociativeMemory(nn.Module, Described):
     """A memory that maps keys to values and learns them as they pass.
 
     Args:
@@ -145,6 +146,29 @@ class AssociativeMemory(nn.Module):
         path = "token-loop oracle" if self.backend == "reference" else "fused" if self.fused else "chunk"
         parts = self.objective, self.rule, self.retention, self.target
         return f"{', '.join(map(str, parts))}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
+
+    def parts(self) -> tuple[Part, ...]:
+        """The memory of one sequence, with one head where the network has none of its own; and its momentum."""
+        own = isinstance(self.network, Network) and self.network.heads
+        state, parameters = self.init_state(1, None if own else ()), tuple(self.network.parameters())
+        momentum = ("momentum of the memory",) if state.momentum else ()
+        memory = Part(
+            "memory",
+            called(self.objective),
+            called(self.rule),
+            context=Context(note="less what alpha lets fade"),
+            needs=momentum,
+            knowledge=(("initialisation", STARTS),),
+            state=(*state.weights, *state.start, state.position, state.refused),
+            parameters=parameters,
+        )
+        gathered = Part(
+            *("momentum of the memory", called(self.objective), "S <- theta S + (1 - theta) k^T u"),
+            context=Context(effective=None, note="as theta says"),
+            knowledge=(("backpropagation", LOSS),),
+            state=state.momentum,
+        )
+        return (memory, gathered) if momentum else (memory,)
 
     def init_state(self, batch_size: int, heads: int | tuple[int, ...] | None = None) -> MemoryState:
         """The state before the first token: the meta-learned initial weights, one copy a row.
