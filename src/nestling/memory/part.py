@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 LOSS = "the loss"  # the source of what backpropagation brings, where that is no component
-STARTS, PROJECTIONS = "initial states", "projections"  # a module's parameters: those its memories start from, and the others
+STARTS, PROJECTIONS = (
+    "initial states",
+    "projections",
+)  # a module's parameters: those its memories start from, and the others
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Part:
     objective: str
     rule: str
     period: float = 1
-    context: Context = Context()  # noqa: RUF009 - frozen
+    context: Context = Context()
     needs: tuple[str, ...] = ()
     knowledge: tuple[tuple[str, str], ...] = ()
     state: tuple[Tensor, ...] | None = ()
@@ -82,7 +85,13 @@ class Described(abc.ABC):
 
 
 def remembered(
-    name: str, keys: tuple[str, ...], decay: float, objective: str, rule: str, needs: tuple[str, ...] = (), period: int = 1
+    name: str,
+    keys: tuple[str, ...],
+    decay: float,
+    objective: str,
+    rule: str,
+    needs: tuple[str, ...] = (),
+    period: int = 1,
 ) -> Part:
     """A memory of gradients, of which `decay` stays at each of its updates."""
     return Part(name, objective, rule, period, Context.fading(decay, each=period), needs, keys=keys)

@@ -119,7 +119,9 @@ class M3(Shell):
     def rule(self, group: dict[str, Any]) -> str:
         if group["adamw"]:
             return "W <- W - lr m / (sqrt(v) + eps)"
-        slow = "".join(f" + {w:g} NS(M2 of {period})" for period, w in zip(group["periods"], group["weights"], strict=True))
+        slow = "".join(
+            f" + {w:g} NS(M2 of {period})" for period, w in zip(group["periods"], group["weights"], strict=True)
+        )
         root = "" if group["second_moment"] is None else " / (sqrt(v) + eps)"
         return f"W <- W - lr r (NS(M1){slow}){root}"
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.memory.part import Context, Part, remembered
+from nestling.memory.part import Part, remembered
 from nestling.optim.adamw import square
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 

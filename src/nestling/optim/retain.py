@@ -253,7 +253,9 @@ class Retained(Watching, torch.optim.Optimizer):
             what = ("inputs seen", "1/2 tr(dW A dW^T)")
             found.append(Part(*what, f"A <- {self.forgetting:g} A + x^T x", state=(seen, count), **kept))
             rule, needs = "A <- a I + A / mean(A)", ("inputs seen",)
-            found.append(Part("factor of what was seen", what[1], rule, self.period, needs=needs, state=(factor,), **kept))
+            found.append(
+                Part("factor of what was seen", what[1], rule, self.period, needs=needs, state=(factor,), **kept)
+            )
         return tuple(found)
 
     @contextmanager

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from nestling.memory.part import Context
 
-KINDS = ("direct parametric", "direct non-parametric", "backpropagation", "initialisation", "generation")
+KINDS: tuple[str, ...] = (
+    "direct parametric",
+    "direct non-parametric",
+    "backpropagation",
+    "initialisation",
+    "generation",
+)
 
 
 @dataclass(frozen=True)

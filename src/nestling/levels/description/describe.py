@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from nestling.levels.description.component import Size
-from nestling.levels.description.continuum import by_optimizer, moving_in, while_reading
+from nestling.levels.description.continuum import Moving, by_optimizer, moving_in, while_reading
 from nestling.levels.description.description import Description
 from nestling.levels.description.optimizers import Mover, movers
 from nestling.levels.description.order import ordered
 from nestling.levels.description.row import Reference, Row, components
-from nestling.levels.description.structure import COUNTED, Place, Structure, structure
+from nestling.levels.description.structure import COUNTED, Structure, structure
 from nestling.levels.optimizer import LevelOptimizer
-from nestling.memory.part import LOSS, PROJECTIONS, STARTS, Context, Part
+from nestling.memory.part import LOSS, Context, Part
 
 Optimizer = torch.optim.Optimizer | LevelOptimizer
-TOKENS = 2**19  # of a step where nothing is said: the half a million of GPT-3's smallest model (arXiv 2005.14165, Table 2.1)
+TOKENS = (
+    2**19
+)  # of a step where nothing is said: the half a million of GPT-3's smallest model (arXiv 2005.14165, Table 2.1)
 
 
 def describe(
@@ -57,11 +59,11 @@ def describe(
     by_level = [o for o in optimizers if isinstance(o, LevelOptimizer)]
     moved = movers(o for o in optimizers if not isinstance(o, LevelOptimizer))
     found = structure(model)
-    levelled = {o.weights[name] for o in by_level for name in o.moved}
+    levelled: set[Tensor] = {o.weights[name] for o in by_level for name in o.moved}
     _check_parameters(found, moved, levelled)
     rows = [
         *_memories(found),
-        *(row for moving in moving_in(model) for row in while_reading(moving, lambda w: _role(found, w))),
+        *(row for moving in _reading(model, levelled) for row in while_reading(moving, lambda w: _role(found, w))),
         *_optimizers(found, moved, tokens),
         *_averages(found, tokens if optimizers else None),
         *(row for o in by_level for row in by_optimizer(o, tokens, lambda w: _role(found, w))),
@@ -87,7 +89,9 @@ def _checked(model: Any, optimizer: Any, tokens_per_step: int | None) -> tuple[O
                 f"optimizer is a {type(one).__name__}; give a torch.optim.Optimizer, a LevelOptimizer, or several of them"
             )
     if tokens_per_step is not None and not optimizers:
-        raise ValueError(f"tokens_per_step={tokens_per_step} without an optimizer: no step is made; give one, or leave it out")
+        raise ValueError(
+            f"tokens_per_step={tokens_per_step} without an optimizer: no step is made; give one, or leave it out"
+        )
     if tokens_per_step is not None and tokens_per_step < 1:
         raise ValueError(f"tokens_per_step={tokens_per_step} must be at least 1")
     return optimizers
@@ -107,6 +111,13 @@ def _check_parameters(found: Structure, moved: dict[Tensor, Mover], levelled: se
         )
 
 
+def _reading(model: nn.Module, levelled: set[Tensor]) -> Iterator[Moving]:
+    """What moves while the model reads; not what an optimiser moves instead."""
+    for moving in moving_in(model):
+        if not all(moving.weights[name] in levelled for names in moving.moves for name in names):
+            yield moving
+
+
 def _memories(found: Structure) -> Iterator[Row]:
     """What mixes tokens and remembers them."""
     for part, place in found.parts:
@@ -115,7 +126,13 @@ def _memories(found: Structure) -> Iterator[Row]:
 
 
 def _row(
-    part: Part, frequency: float, state: Size | None, item: int, base: str, mover: str, places: frozenset[str] = frozenset()
+    part: Part,
+    frequency: float,
+    state: Size | None,
+    item: int,
+    base: str,
+    mover: str,
+    places: frozenset[str] = frozenset(),
 ) -> Row:
     """A part as a row; `frequency` is that of a part whose period is 1."""
     return Row(
@@ -144,7 +161,7 @@ def _optimizers(found: Structure, moved: dict[Tensor, Mover], tokens: int) -> It
     """What optimisers remember of gradients, which the model makes for them."""
     for parameter, mover in moved.items():
         for part, size in mover.memories:
-            item = part.item or parameter.numel()
+            item = part.item or (parameter.numel() if part.keys else 0)  # a count of steps is brought nothing
             row = _row(part, 1 / tokens, size, item, part.name, mover.label)
             source: Reference = (found.places[parameter].role, mover.label)
             yield Row(**{**vars(row), "knowledge": (*row.knowledge, ("generation", source))})
@@ -163,7 +180,10 @@ def _averages(found: Structure, tokens: int | None) -> Iterator[Row]:
             context=Context.fading(1.0 if decay is None else decay, "batches") if tokens else Context("batches", 0.0),
             state=Size.of(buffers),
             item=2 * module.num_features,
-            knowledge=(("direct non-parametric", ("convolutions", None)), ("direct non-parametric", ("linear maps", None))),
+            knowledge=(
+                ("direct non-parametric", ("convolutions", None)),
+                ("direct non-parametric", ("linear maps", None)),
+            ),
         )
 
 

@@ -54,7 +54,7 @@ def movers(optimizers: Iterable[torch.optim.Optimizer]) -> dict[Tensor, Mover]:
                         f"a parameter of shape {list(parameter.shape)} is moved by {found[parameter].label} and by {label}; give each "
                         "parameter to one optimiser"
                     )
-                found[parameter] = Mover(label, rule, context, tuple(sizes(states[parameter], parts, parameter)))
+                found[parameter] = Mover(label, rule, context, tuple(sizes(states[parameter], parts)))
         if isinstance(optimizer, Retained):
             _hold_back(found, optimizer)
     return found
@@ -66,23 +66,30 @@ def _names(optimizers: list[torch.optim.Optimizer]) -> list[str]:
     return [kind if not (before := kinds[:i].count(kind)) else f"{kind} {before + 1}" for i, kind in enumerate(kinds)]
 
 
-def sizes(state: State, parts: Iterable[Part], parameter: Tensor | None = None) -> Iterator[tuple[Part, Size]]:
+def sizes(state: State, parts: Iterable[Part]) -> Iterator[tuple[Part, Size]]:
     """Every part of a state that is there, with its size; what no part names is a part of its own.
 
     Single numbers, such as the count of steps, are counted with the first part.
     """
-    tensors = {key: value for key, value in state.items() if value is not None}
-    tensors = {key: torch.as_tensor(value) for key, value in tensors.items() if isinstance(value, Tensor | float | int)}
+    tensors = {key: found for key, value in state.items() if (found := list(_tensors(value)))}
     parts = [part for part in parts if any(key in tensors for key in part.keys)]
     named = {key for part in parts for key in part.keys}
-    single = {k for k, v in tensors.items() if k not in named and (k == "step" or (v.dim() == 0 and parameter is not None))}
-    parts += [_unknown(key) for key in tensors if key not in named | single]
+    single = [k for k, v in tensors.items() if k not in named and (k == "step" or all(not t.dim() for t in v))]
+    parts += [_unknown(key) for key in tensors if key not in named and key not in single]
     if single and not parts:
-        parts = [Part("count of steps", "none", "n <- n + 1", keys=tuple(single), context=Context("gradients"))]
-        single = set()
+        parts = [Part("count of steps", "none", "n <- n + 1", context=Context("gradients"))]
     for i, part in enumerate(parts):
         keys = [*part.keys, *(single if i == 0 else ())]
-        yield part, Size.of(tensors[key] for key in keys if key in tensors)
+        yield part, Size.of(tensor for key in keys for tensor in tensors.get(key, ()))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Tensors and numbers of an entry of a state."""
+    if isinstance(value, Tensor | float | int):
+        yield torch.as_tensor(value)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _unknown(key: str) -> Part:
@@ -163,9 +170,7 @@ def _momentum(group: dict[str, Any]) -> Part:
 def _mean(name: str, key: str, decay: float, what: str, needs: tuple[str, ...] = ()) -> Part:
     objective = "-<m, G>" if what == "G" else f"1/2 |v - {what}|^2"
     letter = "m" if what == "G" else "v"
-    return remembered(
-        name, (key,), decay, objective, f"{letter} <- {decay:g} {letter} + {1 - decay:.4g} {what}", needs
-    )
+    return remembered(name, (key,), decay, objective, f"{letter} <- {decay:g} {letter} + {1 - decay:.4g} {what}", needs)
 
 
 TORCH: dict[str, Callable[[dict[str, Any]], Part]] = {

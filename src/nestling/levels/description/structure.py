@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,14 +54,17 @@ def structure(model: nn.Module) -> Structure:
     mixing = [name for name, module in modules.items() if isinstance(module, Described) or _mixes(module)]
     blocks = _blocks(modules, mixing)
     regions = _regions(modules, mixing, blocks)
-    parts = [(part, name) for name in regions for part in _parts(modules[name])]
-    starts = {p for part, _ in parts for p in part.parameters}
-    silent = [type(modules[name]).__name__ for name in regions if not _parts(modules[name])]
-    silent += [type(module).__name__ for module in modules.values() if isinstance(module, nn.RNNBase)]
-    averages = {n: m for n, m in modules.items() if isinstance(m, _NormBase) and m.running_mean is not None}
-    known = [name for name in regions if _parts(modules[name])]
-    places = _places(modules, known, blocks, starts)
-    return Structure(places, tuple(parts), averages, tuple(_notes(silent)))
+    parts = {name: _parts(modules[name]) for name in regions}
+    known, unknown = ([name for name, found in parts.items() if bool(found) == wanted] for wanted in (True, False))
+    unknown += [n for n, m in modules.items() if isinstance(m, nn.RNNBase) and not any(_within(n, r) for r in regions)]
+    starts = {p for name in known for part in parts[name] for p in part.parameters}
+    roles = {name: PROJECTIONS for name in known} | {name: "weights" for name in unknown}
+    return Structure(
+        places=_places(modules, roles, blocks, starts),
+        parts=tuple((part, name) for name in known for part in parts[name]),
+        averages={n: m for n, m in modules.items() if isinstance(m, _NormBase) and m.running_mean is not None},
+        notes=tuple(_notes([type(modules[name]).__name__ for name in unknown])),
+    )
 
 
 def _parts(module: nn.Module) -> tuple[Part, ...]:
@@ -95,7 +98,7 @@ def _takes_a_mask(kind: type[nn.Module]) -> bool:
 
 def _fused(module: nn.Module) -> bool:
     """Whether among its children are one map from a width to three times it, and one from that width to itself."""
-    shapes = [child.weight.shape for child in module.children() if _linear(child)]
+    shapes = [child.get_parameter("weight").shape for child in module.children() if _linear(child)]
     return any((3 * rows, columns) in shapes for rows, columns in shapes if rows == columns)
 
 
@@ -106,6 +109,10 @@ def _linear(module: nn.Module) -> bool:
 
 def _inside(name: str, outer: str) -> bool:
     return name != outer and (not outer or name.startswith(f"{outer}."))
+
+
+def _within(name: str, outer: str) -> bool:
+    return name == outer or _inside(name, outer)
 
 
 def _blocks(modules: dict[str, nn.Module], mixing: list[str]) -> list[str]:
@@ -125,7 +132,7 @@ def _regions(modules: dict[str, nn.Module], mixing: list[str], blocks: list[str]
     found = [name for name in described if not any(_inside(name, other) for other in described)]
 
     def taken(name: str) -> bool:
-        return any(name == other or _inside(name, other) or _inside(other, name) for other in found)
+        return any(_within(name, other) or _inside(other, name) for other in found)
 
     for block in blocks:
         for name in mixing:
@@ -134,31 +141,30 @@ def _regions(modules: dict[str, nn.Module], mixing: list[str], blocks: list[str]
     around = [*found, *blocks]
     for name in mixing:
         lowest = not any(_inside(other, name) for other in mixing)
-        if lowest and not any(name == other or _inside(name, other) for other in around):
+        if lowest and not any(_within(name, other) for other in around):
             found.append(name)
     return found
 
 
 def _places(
-    modules: dict[str, nn.Module], regions: list[str], blocks: list[str], starts: Iterable[Tensor]
+    modules: dict[str, nn.Module], regions: dict[str, str], blocks: list[str], starts: set[Tensor]
 ) -> dict[Tensor, Place]:
-    """A role for every parameter; one that two modules share is in the table once, with the roles of both."""
+    """A role for every parameter; one that two modules share is in the table once, with the roles of both.
+
+    regions: the roles of what is in the modules that mix tokens.
+    """
     tables = {m.weight.shape for m in modules.values() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     roles: dict[Tensor, dict[str, None]] = {}
     at: dict[Tensor, str] = {}
     for name, module in modules.items():
-        block = next((b for b in blocks if name == b or _inside(name, b)), "")
-        mixes = any(name == region or _inside(name, region) for region in regions)
+        block = next((b for b in blocks if _within(name, b)), "")
+        region = next((r for r in regions if _within(name, r)), None)
+        usual = _role(module, bool(block), tables) if region is None else regions[region]
         for parameter in module._parameters.values():
-            if parameter is None:
-                continue
-            if parameter in starts:
-                role = STARTS
-            else:
-                role = PROJECTIONS if mixes else _role(module, bool(block), tables)
-            roles.setdefault(parameter, {})[role] = None
-            place = block or next((r for r in regions if name == r or _inside(name, r)), name)
-            at.setdefault(parameter, place if role in COUNTED else "")
+            if parameter is not None:
+                role = STARTS if parameter in starts else usual
+                roles.setdefault(parameter, {})[role] = None
+                at.setdefault(parameter, (block or region or name) if role in COUNTED else "")
     return {parameter: Place(" and ".join(its), at[parameter]) for parameter, its in roles.items()}
 
 
@@ -172,7 +178,7 @@ def _role(module: nn.Module, in_block: bool, tables: set) -> str:
         return "convolutions"
     if leaf and all(p.dim() <= 1 for p in own):
         return "norms"
-    if in_block and not isinstance(module, nn.RNNBase):
+    if in_block:
         return "MLPs"
     if _linear(module) and leaf:
         return "output head" if module.weight.shape in tables else "linear maps"

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from nestling.levels.description.description import Description
 
 INK, MUTED, BAND, EDGE = "#2a2f38", "#656c79", "#f3f5f8", "#c4cad3"
-COLOURS = dict(zip(KINDS, ("#0072b2", "#3b93c9", "#d55e00", "#009e73", "#b8568f"), strict=True))
-DASHES = dict(zip(KINDS, ("", "2 3", "", "7 3", "10 3 2 3"), strict=True))  # so that no colour is needed to tell them apart
+COLOURS: dict[str, str] = dict(zip(KINDS, ("#0072b2", "#3b93c9", "#d55e00", "#009e73", "#b8568f"), strict=True))
+DASHES: dict[str, str] = dict(
+    zip(KINDS, ("", "2 3", "", "7 3", "10 3 2 3"), strict=True)
+)  # so that no colour is needed to tell them apart
 BOX, TALL, GAP, ACROSS = 214, 58, 12, 3  # a box, the space around it, and how many stand side by side
 LEFT, TOP, LANE = 150, 58, 16  # the column of frequencies, the title, and the way of one arrow
 STRIP = 30  # the height of the loss, below all levels, from which gradients come
@@ -70,7 +72,9 @@ def _arrows(description: Description) -> list[Arrow]:
         for transfer in component.knowledge
         if transfer.source in at and at[transfer.source] != at[component.name]
     }
-    return sorted(found, key=lambda a: (abs(a.source - a.target), min(a.source, a.target), KINDS.index(a.kind), a.source))
+    return sorted(
+        found, key=lambda a: (abs(a.source - a.target), min(a.source, a.target), KINDS.index(a.kind), a.source)
+    )
 
 
 def _ports(arrows: list[Arrow], tops: list[int], heights: list[int]) -> dict[Arrow, tuple[float, float]]:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Columns = dict[str, Callable[[Component], str]]
 SIZES: Columns = {
     "component": words.name,
-    "updates a token": words.frequency,
+    "updates / token": words.frequency,
     "parameters": lambda c: words.size(c.parameters),
     "state": lambda c: words.size(c.state),
     "context": lambda c: words.context(c.context),
-    "context : state": lambda c: words.ratio(c.compression),
+    "ratio": lambda c: words.ratio(c.compression),
 }
 LEARNING: Columns = {
     "component": words.name,
@@ -31,7 +31,7 @@ LEARNING: Columns = {
     "rule": lambda c: c.rule,
     "knowledge reaches it by": words.knowledge,
 }
-NUMBERS = ("updates a token", "parameters", "state", "context : state")
+NUMBERS = ("updates / token", "parameters", "state", "ratio")
 NARROWEST = 120
 
 
@@ -49,7 +49,8 @@ def title(description: Description) -> str:
     if not description.optimizers:
         return f"{description.model} as it is used: nothing trains it"
     moved = " and ".join(description.optimizers)
-    return f"{description.model}, trained by {moved}, a step every {description.tokens_per_step:,} tokens"
+    tokens = description.tokens_per_step
+    return f"{description.model}, trained by {moved}, a step every {'token' if tokens == 1 else f'{tokens:,} tokens'}"
 
 
 def text(description: Description) -> str:

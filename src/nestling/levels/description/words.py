@@ -26,9 +26,9 @@ def size(value: Size | None) -> str:
 
 
 def context(value: Context) -> str:
-    """How many of what, and how many hold 99% of it."""
+    """How many of what, and how many of the newest hold 99% of it."""
     most = value.most is not None and value.most != value.effective
-    newest = f" (99% in the last {short(value.most)})" if most and value.most else ""
+    newest = f" (99%: {short(value.most)})" if most and value.most else ""
     return f"{amount(value)}{newest}" + (f"; {value.note}" if value.note else "")
 
 
