@@ -13,6 +13,7 @@ PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
     "docs/continuum.md",
     "docs/convert.md",
+    "docs/levels.md",
     "docs/optimisers.md",
 ]
 

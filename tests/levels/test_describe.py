@@ -100,7 +100,9 @@ def test_the_memories_of_hope_are_its_state(name):
     starts, reached = found["initial states"], found["self-modifying memory"].knowledge
     assert ("initialisation", "initial states") in [(t.kind, t.source) for t in reached]
     assert ("generation", "self-modifying projections") in [(t.kind, t.source) for t in reached]
-    assert starts in found.levels[-1] and ("backpropagation", "the loss") in [(t.kind, t.source) for t in starts.knowledge]
+    assert starts in found.levels[-1] and ("backpropagation", "the loss") in [
+        (t.kind, t.source) for t in starts.knowledge
+    ]
     makers = next(i for i, level in enumerate(names(found)) if "self-modifying projections" in level)
     assert "self-modifying memory" in names(found)[makers]  # neither needs the other's state of the same token
     momentum = [i for i, level in enumerate(names(found)) if "momentum of the memories" in level]
@@ -134,7 +136,12 @@ def test_what_a_level_compresses_is_what_its_reset_leaves():
     found = describe(layers.ContinuumMemory(8, levels, hidden=32))
     contexts = [found[f"CMS level {i}"].context.effective for i in range(4)]
     assert contexts == [None, 80.0, math.inf, 0.0]
-    assert [found[f"CMS level {i}"].frequency for i in range(4)] == [1 / 4, 1 / 8, 1 / 16, 0.0]  # a rate of 0 never moves
+    assert [found[f"CMS level {i}"].frequency for i in range(4)] == [
+        1 / 4,
+        1 / 8,
+        1 / 16,
+        0.0,
+    ]  # a rate of 0 never moves
 
 
 def test_a_model_that_does_not_learn_while_it_reads_has_no_levels_of_its_own():
@@ -179,7 +186,9 @@ def test_superposed_levels_share_their_weights():
 
 
 def cnn() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=0.2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=0.2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)
+    )
 
 
 def test_a_cnn_has_no_attention_and_keeps_running_statistics():
@@ -261,7 +270,20 @@ class Counter(nn.Module, Described):
 
     def parts(self) -> tuple[Part, ...]:
         knowledge = (("initialisation", "initial states"), ("direct parametric", "projections"))
-        return (Part("counter", "none", "n <- n + x", 2, Context(), (), knowledge, (torch.zeros(3),), item=3, parameters=(self.start,)),)
+        return (
+            Part(
+                "counter",
+                "none",
+                "n <- n + x",
+                2,
+                Context(),
+                (),
+                knowledge,
+                (torch.zeros(3),),
+                item=3,
+                parameters=(self.start,),
+            ),
+        )
 
 
 def test_a_module_can_say_what_it_is():
@@ -271,7 +293,7 @@ def test_a_module_can_say_what_it_is():
     adds_up(found, model)
     counter = found["counter"]
     assert (counter.frequency, counter.layers, counter.state.numbers) == (0.5, 2, 6)
-    assert [(t.kind, t.source) for t in counter.knowledge][0] == ("initialisation", "initial states")
+    assert ("initialisation", "initial states") in [(t.kind, t.source) for t in counter.knowledge]
     assert found["initial states"].parameters.numbers == 6 and found["projections"].parameters.numbers == 24
 
 

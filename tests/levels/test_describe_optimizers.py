@@ -47,7 +47,11 @@ def test_the_state_of_our_optimizers_adds_up(name):
     assert after.state.numbers == state(optimizer)
     assert after.parameters.numbers == sum(p.numel() for p in module.parameters())
     assert before == after or name == "DGD"
-    assert "not known" not in str(after) or name in ("Momentum", "Normalised", "Retained")  # the tests' own ones say nothing
+    assert "not known" not in str(after) or name in (
+        "Momentum",
+        "Normalised",
+        "Retained",
+    )  # the tests' own ones say nothing
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -178,4 +182,7 @@ def test_groups_that_move_differently_are_told_apart():
 
 def test_the_step_of_an_optimizer_in_a_level_says_what_it_remembers():
     """As the optimiser itself does."""
-    assert [part.name for part in StepOf("M3", periods=(8,), weights=(1.0,)).parts()] == ["fast momentum", "slow momentum of 8 steps"]
+    assert [part.name for part in StepOf("M3", periods=(8,), weights=(1.0,)).parts()] == [
+        "fast momentum",
+        "slow momentum of 8 steps",
+    ]

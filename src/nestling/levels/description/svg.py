@@ -25,7 +25,7 @@ DASHES: dict[str, str] = dict(
 BOX, TALL, GAP, ACROSS = 214, 58, 12, 3  # a box, the space around it, and how many stand side by side
 LEFT, TOP, LANE = 150, 58, 16  # the column of frequencies, the title, and the way of one arrow
 STRIP = 30  # the height of the loss, below all levels, from which gradients come
-LETTERS = 27, 33  # of the name in a box, and of the lines below it
+LETTERS = 26, 33  # of the name in a box, and of the lines below it
 
 
 @dataclass(frozen=True)
