@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.layers.linear import Linear
-from nestling.memory.part import PROJECTIONS, Context, Described, Part
+from nestling.memory.part import Described, Part, attending
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths
 
@@ -58,18 +58,10 @@ class Attention(nn.Module, Described):
 
     def parts(self) -> tuple[Part, ...]:
         """Attention itself, which keeps what it sees as it is; the rest are projections."""
-        keys = self.query.weight.new_empty(2 * (self.window or 0), self.query.out_features, device="meta")
-        return (
-            Part(
-                "attention",
-                "sum_i K(q, k_i) |y - v_i|^2 over y",
-                f"keeps the last {self.window} keys and values" if self.window else "keeps every key and value",
-                period=0,
-                context=Context(effective=self.window),
-                knowledge=(("direct non-parametric", PROJECTIONS),),
-                state=(keys,) if self.window else None,
-            ),
-        )
+        if self.window is None:
+            return (attending(),)
+        keys, values = (self.query.weight.new_empty(self.window, self.query.out_features, device="meta") for _ in "kv")
+        return (attending(self.window, (keys, values)),)
 
     def init_state(self, batch: int) -> AttentionState:
         """No token read yet."""

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 LOSS = "the loss"  # the source of what backpropagation brings, where that is no component
-STARTS, PROJECTIONS = (
-    "initial states",
-    "projections",
-)  # a module's parameters: those its memories start from, and the others
+# A module's parameters: those its memories start from, and the others.
+STARTS, PROJECTIONS = "initial states", "projections"
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,19 @@ class Part:
     keys: tuple[str, ...] = ()
     item: int = 0
     parameters: tuple[Tensor, ...] = ()
+
+
+def attending(window: int | None = None, state: tuple[Tensor, ...] | None = None) -> Part:
+    """Softmax attention as a memory: the value that fits best near a query, answered from all pairs, or the last `window`."""
+    return Part(
+        "attention",
+        "sum_i K(q, k_i) |y - v_i|^2 over y",
+        "keeps every key and value" if window is None else f"keeps the last {window} keys and values",
+        period=0,
+        context=Context(effective=window),
+        knowledge=(("direct non-parametric", PROJECTIONS),),
+        state=state,
+    )
 
 
 class Described(abc.ABC):

@@ -34,9 +34,9 @@ def adamw(
     return list(directions)
 
 
-def moments(betas: tuple[float, float], first: str = "exp_avg", second: str = "exp_avg_sq") -> tuple[Part, Part]:
+def moments(betas: tuple[float, float]) -> tuple[Part, Part]:
     """The two memories of Adam, which do not need each other."""
-    return mean("first moment", first, betas[0]), square("second moment", second, betas[1])
+    return mean("first moment", "exp_avg", betas[0]), square("second moment", "exp_avg_sq", betas[1])
 
 
 def mean(name: str, key: str, beta: float) -> Part:

@@ -62,7 +62,7 @@ class MomentumOf(Shell):
     def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
         inside, alpha = self.preconditioner.parts(), group["momentum"]
         needs = tuple(part.name for part in inside)
-        rule = f"m <- {self.kept(group)} + {'P G' if inside else 'G'}"
+        rule = f"m <- {self.kept(group)} + P G"
         return (remembered("momentum", ("momentum",), alpha, self.stored, rule, needs), *inside)
 
     def rule(self, group: dict[str, Any]) -> str:

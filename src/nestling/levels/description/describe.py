@@ -19,9 +19,8 @@ from nestling.levels.optimizer import LevelOptimizer
 from nestling.memory.part import LOSS, Context, Part
 
 Optimizer = torch.optim.Optimizer | LevelOptimizer
-TOKENS = (
-    2**19
-)  # of a step where nothing is said: the half a million of GPT-3's smallest model (arXiv 2005.14165, Table 2.1)
+# Of a step where nothing is said: the half a million of GPT-3's smallest model (arXiv 2005.14165, Table 2.1).
+TOKENS = 2**19
 
 
 def describe(

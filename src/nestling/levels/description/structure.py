@@ -11,19 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from nestling.memory.part import PROJECTIONS, STARTS, Context, Described, Part
+from nestling.memory.part import PROJECTIONS, STARTS, Described, Part, attending
 
 MASKS = {"attention_mask", "attn_mask"}
 COUNTED = (PROJECTIONS, STARTS, "MLPs")  # roles that every block has once: how many blocks is worth saying
-ATTENTION = Part(
-    "attention",
-    "sum_i K(q, k_i) |y - v_i|^2 over y",
-    "keeps every key and value",
-    period=0,
-    context=Context(effective=None),
-    knowledge=(("direct non-parametric", PROJECTIONS),),
-    state=None,
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ def _parts(module: nn.Module) -> tuple[Part, ...]:
     if isinstance(module, Described):
         return module.parts()
     odd = any(isinstance(inner, _ConvNd | nn.RNNBase) for inner in module.modules())
-    return () if odd else (ATTENTION,)
+    return () if odd else (attending(),)
 
 
 def _notes(silent: list[str]) -> Iterator[str]:
