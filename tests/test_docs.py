@@ -15,6 +15,7 @@ PAGES = [
     "docs/convert.md",
     "docs/frequency-response.md",
     "docs/learner.md",
+    "docs/levels.md",
     "docs/memory.md",
     "docs/models.md",
     "docs/optimisers.md",

@@ -87,7 +87,7 @@ API = {
     "nestling.ops": ["scan", "ScanState"],
     "nestling.memory": ["Matrix", "MLP", "L2", "DotProduct", "GradientDescent", "DeltaGradientDescent", "RetainSeen"],
     "nestling.layers": ["SelfModifyingTitans", "ContinuumMemory"],
-    "nestling.levels": ["Level", "LevelOptimizer", "StepOf"],
+    "nestling.levels": ["Level", "LevelOptimizer", "StepOf", "describe"],
     "nestling.models": ["HopeConfig", "HopeForCausalLM", "HopeCache"],
     "nestling.continual": ["Learner"],
     "nestling.train": ["train", "TrainConfig"],

@@ -11,6 +11,8 @@ from jsonargparse import ArgumentParser
 from nestling.cli import memories
 from nestling.cli.evals import EVALS, demo
 from nestling.cli.learning import generate, learn, train
+from nestling.cli.levels import EXAMPLES as LEVELS_EXAMPLES
+from nestling.cli.levels import levels
 from nestling.cli.pretrained import convert, merge
 from nestling.cli.terminal import sentence
 
@@ -22,7 +24,9 @@ COMMANDS: dict[str, Command] = {
     "generate": generate,
     "convert": convert,
     "merge": merge,
+    "levels": levels,
 }
+POSITIONAL = ("levels",)  # commands whose required arguments have no option's name
 GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "memory": ("Look into a memory file, go back, or change its levels.", memories.COMMANDS),
     "eval": ("Run a benchmark.", EVALS),
@@ -33,6 +37,7 @@ EXAMPLES = {
     "convert": "nestling convert --model llama --out model --assign blocks "
     '--levels \'[{"period": 256, "lr": 0.1, "reset": "context", "clip": 0.5}]\'',
     "merge": "nestling merge --model model --memory me.safetensors --out plain",
+    **LEVELS_EXAMPLES,
     **{f"memory {name}": example for name, example in memories.EXAMPLES.items()},
 }
 FLAGS = {
@@ -63,7 +68,7 @@ def _arguments(name: str, function: Command) -> ArgumentParser:
     parser = ArgumentParser(parser_mode="toml", epilog=example and f"example: {example}")
     parser.add_argument("--config", action="config", help="a TOML file with any of these settings")
     flags = [argument for argument, hint in function.__annotations__.items() if hint == "bool"]
-    parser.add_function_arguments(function, skip=set(flags))
+    parser.add_function_arguments(function, skip=set(flags), as_positional=name in POSITIONAL)
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
     return parser

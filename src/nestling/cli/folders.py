@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,40 @@ def load(folder: str) -> tuple[PreTrainedModel, Any]:
         return kind.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     except (OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded: {sentence(error)}") from None
+
+
+def outline(model: str) -> PreTrainedModel:
+    """A model of a folder, or of the local cache by its name, without its weights: its configuration is all that is read."""
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    import nestling.models  # noqa: F401 - registers its models
+
+    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+        raise UserError(f"{model} holds no model (no config.json); give a folder that a model was saved in")
+    try:
+        offline = os.environ.get("HF_HUB_OFFLINE", "1").upper() in ("1", "ON", "YES", "TRUE")
+        config = AutoConfig.from_pretrained(model, local_files_only=offline)
+    except OSError:
+        raise UserError(
+            f"{model} is no folder with a model, and no model of that name is in the local cache; give a folder that a model was "
+            "saved in, or set HF_HUB_OFFLINE=0 to ask the hub"
+        ) from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"the configuration of {model} cannot be read: {sentence(error)}") from None
+    kinds = [auto._model_mapping.get(type(config), None) for auto in (AutoModelForCausalLM, AutoModel)]
+    saved = config.architectures or []
+    kinds = [*kinds, *(getattr(transformers, name, None) for name in saved)]
+    named = [kind for kind in kinds if getattr(kind, "__name__", None) in saved]
+    found = [kind for kind in (*named, *kinds) if isinstance(kind, type)]
+    if not found:
+        raise UserError(f"{model} has a {type(config).__name__}, and no model class of transformers fits it")
+    with torch.device("meta"), no_init_weights():
+        network = found[0]._from_config(config)
+    network.tie_weights()
+    return network
 
 
 def load_learning(folder: str) -> tuple[LearningModel, Any]:

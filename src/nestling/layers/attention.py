@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from nestling.layers.linear import Linear
 from nestling.memory.attention import AttentionState, SoftmaxAttention
+from nestling.memory.part import Described, Part
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, Described):
     """Multi-head attention, `y, state = layer(x, state)`, `x [B, L, D]`.
 
     window: how many tokens a token sees, itself included; None sees all. With a window the state is bounded.
@@ -27,6 +28,10 @@ class Attention(nn.Module):
     def window(self) -> int | None:
         """How many tokens a token sees."""
         return self.memory.window
+
+    def parts(self) -> tuple[Part, ...]:
+        """Attention itself, which keeps what it sees as it is; the rest are projections."""
+        return self.memory.parts()
 
     def init_state(self, batch: int) -> AttentionState:
         """No token read yet; its keys will be rotated."""

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from nestling.layers.linear import Linear
-from nestling.levels import FastWeights, Level, as_levels, effective, initial, nested
+from nestling.levels import FastWeights, HasLevels, Level, Moving, as_levels, effective, initial, nested
 
 VARIANTS = ("sequential", "nested", "independent", "superposed")
 
@@ -33,7 +33,7 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(n)) * self.up(n))
 
 
-class ContinuumMemory(nn.Module):
+class ContinuumMemory(nn.Module, HasLevels):
     """A continuum of MLPs, `x [B, L, D] -> [B, L, D]`, residual included.
 
     variant: "sequential" - a chain of MLPs, one a level, the fastest first (Eq. 73);
@@ -82,6 +82,9 @@ class ContinuumMemory(nn.Module):
             return [names[0] for _ in self.levels]
         reach = [names[: i + 1] if self.variant == "nested" else names[i : i + 1] for i in range(len(self.levels))]
         return [[name for mlp in mlps for name in mlp] for mlps in reach]
+
+    def moving(self) -> Moving:
+        return Moving(self.levels, self.moves(), dict(self.named_parameters()))
 
     def init_state(self, batch: int) -> FastWeights:
         """Fast weights of every row, at zero difference."""

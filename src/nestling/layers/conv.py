@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from nestling.memory.part import PROJECTIONS, Context, Described, Part
 from nestling.ops.ragged import check_lengths
 
 
-class CausalConv(nn.Module):
+class CausalConv(nn.Module, Described):
     """Depthwise causal convolution over time, several filters for each channel.
 
     `x [B, L, D] -> y [B, filters, L, D]`; `tail [B, width - 1, D]`: the tokens before. Written as shifted sums: at this
@@ -27,6 +30,13 @@ class CausalConv(nn.Module):
     def initial_values(self) -> dict[str, Tensor]:
         """Fresh parameters: every filter looks at other tokens of the past."""
         return {"weight": torch.randn(self.shape) * self.shape[0] ** -0.5}
+
+    def parts(self) -> tuple[Part, ...]:
+        """The tokens that it keeps, as they are; none where it mixes none."""
+        width, knowledge = self.shape[0], (("direct non-parametric", PROJECTIONS),)
+        tail = (self.weight.new_empty(1, width - 1, self.shape[-1], device="meta"),)
+        part = Part("short convolution", "none", f"keeps the last {width} tokens", 0, Context(effective=width))
+        return (replace(part, knowledge=knowledge, state=tail),) if width > 1 else ()
 
     def init_tail(self, batch: int) -> Tensor:
         """The tail before the first token: zeros."""

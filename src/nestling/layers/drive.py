@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.layers.linear import Linear
+from nestling.memory.part import Context
 from nestling.memory.zoo import Classic
 
 RANK = 16  # of the map to gates of each channel, as in gated linear attention and RWKV-7
@@ -60,6 +61,14 @@ class Drive(nn.Module):
             return {}
         decay = torch.logspace(math.log10(1 / 16), math.log10(1 / 1024), self.heads * self.times + 2)[1:-1]
         return {"horizon": decay.expm1().log().view(self.heads, self.times)}  # the inverse of softplus
+
+    def context(self) -> Context:
+        """How many tokens the memory that it drives compresses."""
+        if self.classic.retention is None:
+            return Context()
+        if self.classic.retention == "head":
+            return Context(effective=2.0 ** (4 + self.heads), note="heads from 32 tokens on")
+        return Context(effective=1024, note="from 16 tokens on, as they begin")
 
     def forward(self, x: Tensor) -> Strengths:
         theta = None if self.push is None else torch.sigmoid(self.push(x)).mT

@@ -5,7 +5,7 @@ B batch, L length, H heads, d head width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from nestling.layers.conv import CausalConv
 from nestling.layers.drive import Drive
 from nestling.layers.linear import Linear
 from nestling.memory import AssociativeMemory, AttentionState, MemoryState
+from nestling.memory.part import PROJECTIONS, Described, Part
 from nestling.memory.zoo import Classic
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths
@@ -30,7 +31,7 @@ class MemoryLayerState(State):
     memory: MemoryState | AttentionState
 
 
-class MemoryLayer(nn.Module):
+class MemoryLayer(nn.Module, Described):
     """`y, state = layer(x, state)`, `x, y [B, L, D]`: one memory a head, written and read token by token.
 
         q, k, v = silu(conv(x)) W_q, .. W_k, .. W_v           q, k of norm 1 (not those of attention)
@@ -58,6 +59,15 @@ class MemoryLayer(nn.Module):
             self.drive = Drive(dim, heads, classic, self.memory.rule.momentum, max(self.memory.sizes), reach)
         self.loop = ClosedLoop(heads) if classic.closed_loop else None
         self.norm = nn.RMSNorm(dim // heads, eps=1e-6)
+
+    def parts(self) -> tuple[Part, ...]:
+        """The memory, which the projections write, its momentum, and the convolution."""
+        memory, *momentum = self.memory.parts()
+        if self.drive is not None:
+            starts = memory.knowledge if memory.parameters else ()
+            knowledge = (*starts, ("direct parametric", PROJECTIONS))
+            memory = replace(memory, knowledge=knowledge, context=self.drive.context())
+        return (memory, *momentum, *self.conv.parts())
 
     def init_state(self, batch: int) -> MemoryLayerState:
         """The state before the first token."""

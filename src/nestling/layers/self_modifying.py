@@ -7,7 +7,7 @@ B batch, L length, H heads, d head width, C chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,12 @@ from nestling.memory import (
     unit,
 )
 from nestling.memory.objective import Objective
+from nestling.memory.part import PROJECTIONS, STARTS, Context, Described, Part, called
 from nestling.memory.retention import Retention
 from nestling.memory.rule import Rule
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths, join, pieces, real_tokens, split
-from nestling.ops.state import tree_map
+from nestling.ops.state import named_tensors, tree_map
 
 RECOMPUTED = 2048  # length of a call from which on some is computed again in the backward pass, to save memory
 
@@ -50,7 +51,7 @@ class SelfModifyingState(State):
     memories: MemoryState
 
 
-class SelfModifyingTitans(nn.Module):
+class SelfModifyingTitans(nn.Module, Described):
     """`y, state = layer(x, state)`, `x, y [B, L, D]`.
 
     For a token `x_t`, after a short causal convolution, every memory being a residual MLP per head:
@@ -137,6 +138,44 @@ class SelfModifyingTitans(nn.Module):
         plain = plain and read != "inclusive" and not self.memories.retention.maps
         if self.period == 1 and (backend, query) == ("auto", "static") and plain:
             self.token_step = token_step
+
+    def parts(self) -> tuple[Part, ...]:
+        """The memories that make keys, values, rates and retentions, and the one that answers.
+
+        All move at every token, and each from what the others were before it: none needs another's state of the same moment.
+        """
+        state, horizons = self.memories.init_state(1), self.gates.horizons
+        what = called(self.memories.objective), called(self.memories.rule)
+        context = Context(effective=max(horizons), note=f"heads from {min(horizons):g} tokens on, as they begin")
+        starts = tuple(self.memories.network.parameters())
+        momentum = ("momentum of the memories",) if state.momentum else ()
+        named = named_tensors((state.weights, state.start)).values()
+        count, width = self.projections, self.out.in_features
+        makers = Part(
+            "self-modifying projections",
+            *what,
+            context=context,
+            needs=momentum,
+            knowledge=(("initialisation", STARTS), ("generation", "self-modifying projections")),
+            state=tuple(w[:, :count] for w in named),
+            item=2 * count * width,
+            parameters=starts,
+        )
+        answering = replace(
+            makers,
+            name="self-modifying memory",
+            knowledge=(*makers.knowledge, ("direct parametric", PROJECTIONS)),
+            state=(*(w[:, count:] for w in named), state.position, state.refused),
+            item=2 * width,
+        )
+        gathered = Part(
+            *("momentum of the memories", what[0], "S <- theta S + (1 - theta) k^T u"),
+            context=Context(effective=None, note="as theta says"),
+            knowledge=(("generation", "self-modifying projections"),),
+            state=state.momentum,
+            item=2 * (count + 1) * width,
+        )
+        return (makers, answering, *([gathered] if momentum else []), *self.conv.parts())
 
     def init_state(self, batch: int) -> SelfModifyingState:
         """The meta-learned state before the first token."""

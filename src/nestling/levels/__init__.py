@@ -1,5 +1,6 @@
 """Levels: parameters, period, rule; and what moves them."""
 
+from nestling.levels.description import Component, Description, HasLevels, Moving, describe
 from nestling.levels.factor import asked
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
 from nestling.levels.felt import Outputs, moment, outputs
@@ -10,16 +11,21 @@ from nestling.levels.step_of import StepOf
 from nestling.levels.update import gather, step
 
 __all__ = [
+    "Component",
+    "Description",
     "Difference",
     "FastWeights",
+    "HasLevels",
     "Level",
     "LevelOptimizer",
     "LevelState",
+    "Moving",
     "Outputs",
     "StepOf",
     "as_levels",
     "asked",
     "at_rest",
+    "describe",
     "effective",
     "end_context",
     "gather",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nestling.memory import L2, DotProduct, RetainSeen
+from nestling.memory.part import Part
 from nestling.optim import M3, AdEMAMix, DeepMomentum, DeltaMomentum, GeneralisedMomentum, PreconditionedMomentum, Shell
 from nestling.optim.deep_momentum import Polynomial
 from nestling.optim.generalised_momentum import Elementwise, Rows
@@ -76,6 +77,11 @@ class StepOf:
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the arguments that make it again. A part that is none of `PARTS` raises ValueError."""
         return {"optimizer": self.optimizer, **{name: _data(value) for name, value in self.settings}}
+
+    def parts(self) -> tuple[Part, ...]:
+        """What the optimiser remembers of a weight; its periods count updates of the level."""
+        shell = self._make(torch.zeros(1, 1))
+        return shell.parts(shell.param_groups[0])
 
     def initial(self, weight: Tensor, rows: int) -> Memory:
         """What is remembered before the first gradient of a weight `[out, in]`, float32 or float64."""

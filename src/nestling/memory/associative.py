@@ -8,6 +8,7 @@ B batch, H heads (one or more dimensions), L length, C chunk, d width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from nestling.memory.forms import check, check_channels, check_widths, form_of
 from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
 from nestling.memory.objective import Objective, as_objective
+from nestling.memory.part import LOSS, STARTS, Context, Described, Part, called
 from nestling.memory.recent import nothing_yet
 from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import GradientDescent, Rule
@@ -31,7 +33,7 @@ from nestling.ops.scan.chunk import over_heads
 from nestling.ops.state import tree_map, where_rows
 
 
-class AssociativeMemory(nn.Module):
+class AssociativeMemory(nn.Module, Described):
     """A memory that maps keys to values and learns them as they pass.
 
     Args:
@@ -117,6 +119,33 @@ class AssociativeMemory(nn.Module):
         path, _ = form_of(self)
         parts = self.objective, self.rule, self.retention, self.target
         return f"{', '.join(map(str, parts))}, chunk_size={self.chunk_size}, read={self.read!r}, path={path}"
+
+    def parts(self) -> tuple[Part, ...]:
+        """The memory of one sequence, with one head where the network has none of its own; and its momentum."""
+        own = isinstance(self.network, Network) and self.network.heads
+        state, parameters = self.init_state(1, None if own else ()), tuple(self.network.parameters())
+        momentum, item = ("momentum of the memory",) if state.momentum else (), 0
+        if isinstance(self.network, Network) and self.network.dim_key is not None:
+            item = math.prod(self.network.heads) * (self.network.dim_key + self.network.dim_value)
+        memory = Part(
+            "memory",
+            called(self.objective),
+            called(self.rule),
+            context=Context(note="less what alpha lets fade"),
+            needs=momentum,
+            knowledge=(("initialisation", STARTS),),
+            state=(*state.weights, *state.start, state.position, state.refused, *state.carried),
+            item=item,
+            parameters=parameters,
+        )
+        gathered = Part(
+            *("momentum of the memory", called(self.objective), "S <- theta S + (1 - theta) k^T u"),
+            context=Context(effective=None, note="as theta says"),
+            knowledge=(("backpropagation", LOSS),),
+            state=state.momentum,
+            item=item,
+        )
+        return (memory, gathered) if momentum else (memory,)
 
     def init_state(self, batch_size: int, heads: int | tuple[int, ...] | None = None) -> MemoryState:
         """The state before the first token: the meta-learned initial weights, one copy a row.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestling.memory.part import Described, Part, attending
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths
 
@@ -40,7 +41,7 @@ class AttentionState(State):
         return replace(self, k=k, v=v, when=F.pad(self.when, (0, extra), value=-1))
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(nn.Module, Described):
     """Nadaraya-Watson regression over the pairs seen, the token's own included: `y, state = memory(q, k, v, state=state)`.
 
         y_t = sum_s w_ts v_s,  w_ts = softmax_s(q_t . k_s / sqrt(dk))       = argmin_v sum_s exp(q_t . k_s / sqrt(dk)) |v - v_s|^2
@@ -62,6 +63,13 @@ class SoftmaxAttention(nn.Module):
         self.dim_key, self.dim_value, self.window = dim_key, dim_value, window
         self.heads = heads if isinstance(heads, int) else torch.Size(heads).numel()
         self.register_buffer("nothing", torch.zeros(0), persistent=False)  # knows the device and dtype
+
+    def parts(self) -> tuple[Part, ...]:
+        """The pairs that can be seen."""
+        if self.window is None:
+            return (attending(),)
+        widths = (self.heads * d for d in (self.dim_key, self.dim_value))
+        return (attending(self.window, tuple(self.nothing.new_empty(self.window, w, device="meta") for w in widths)),)
 
     def init_state(self, batch_size: int) -> AttentionState:
         """No token read yet."""

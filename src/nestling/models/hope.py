@@ -20,7 +20,7 @@ from nestling.layers import (
     MemoryLayer,
     SelfModifyingTitans,
 )
-from nestling.levels import LevelOptimizer, effective
+from nestling.levels import HasLevels, LevelOptimizer, effective
 from nestling.memory import DeltaGradientDescent, ToInitial, ToZero
 from nestling.memory.zoo import ZOO
 from nestling.models.cache import HopeCache, Session
@@ -119,7 +119,7 @@ class HopePreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
 
-class HopeModel(HopePreTrainedModel):
+class HopeModel(HopePreTrainedModel, HasLevels):
     """Embedding and blocks, without a head. It reads; learning needs the next-token loss of `HopeForCausalLM`."""
 
     def __init__(self, config: HopeConfig) -> None:
@@ -146,6 +146,9 @@ class HopeModel(HopePreTrainedModel):
         hidden = rows.back(self.read(rows.align(x), rows.lengths, cache))
         cache.advance(x.shape[1])
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache if use_cache else None)
+
+    def moving(self) -> None:
+        """It reads what a memory holds, and moves nothing."""
 
     def stack_weights(self) -> dict[str, Tensor]:
         """The weights of the blocks, by name."""

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nestling.levels import Level, LevelOptimizer, Outputs, asked, outputs, second_moments
+from nestling.levels import HasLevels, Level, LevelOptimizer, Moving, Outputs, asked, outputs, second_moments
 from nestling.models import reading
 from nestling.models.cache import HopeCache
 from nestling.models.segment import IGNORED
 
 
-class LearningModel(PreTrainedModel, GenerationMixin):
+class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
     """A causal language model whose levels move while it reads; its cache is a `HopeCache`.
 
     A subclass has `levels` and `moves` (for each level the names of the weights it moves), and says how to read: `begin`,
@@ -59,6 +59,11 @@ class LearningModel(PreTrainedModel, GenerationMixin):
     def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> Tensor:
         """Logits `[B, keep, V]` of ids or embeddings, with what the cache's memory holds; nothing is learnt."""
         raise NotImplementedError
+
+    def moving(self) -> Moving | None:
+        if self.new_cache().learning != "context":
+            return None
+        return Moving(self.levels, self.moves, self.learnable_weights(), "next-token loss")
 
     def level_optimizer(self) -> LevelOptimizer:
         """The optimiser of the parameter regime, over this model's own weights."""

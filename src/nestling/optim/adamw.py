@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nestling.memory.part import Part, remembered
+
 
 def adamw(
     gradients: list[Tensor],
@@ -30,6 +32,22 @@ def adamw(
     directions = torch._foreach_div(means, root_mean_square(squares, gradients, steps, betas[1], eps))
     torch._foreach_div_(directions, [1 - betas[0] ** t for t in steps])
     return list(directions)
+
+
+def moments(betas: tuple[float, float]) -> tuple[Part, Part]:
+    """The two memories of Adam, which do not need each other."""
+    return mean("first moment", "exp_avg", betas[0]), square("second moment", "exp_avg_sq", betas[1])
+
+
+def mean(name: str, key: str, beta: float) -> Part:
+    """An exponential mean of the gradients."""
+    return remembered(name, (key,), beta, "-<m, G>", f"m <- {beta:g} m + {1 - beta:.4g} G")
+
+
+def square(name: str, key: str, beta: float) -> Part:
+    """An exponential mean of their squares, or with `beta = 1` the sum."""
+    new = f"{1 - beta:.4g} G^2" if beta < 1 else "G^2"
+    return remembered(name, (key,), beta, "1/2 |v - G^2|^2", f"v <- {beta:g} v + {new}")
 
 
 def root_mean_square(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.optim.adamw import root_mean_square
+from nestling.memory.part import Part
+from nestling.optim.adamw import mean, moments, root_mean_square
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
 NAMES = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
@@ -69,6 +70,13 @@ class AdEMAMix(Shell):
             )
         below_one(**{f"betas[{i}]": beta for i, beta in enumerate(group["betas"])})
         at_least_zero(**{name: group[name] for name in ("alpha", "alpha_warmup", "beta3_warmup", "eps")})
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        first, second, slow = group["betas"]
+        return (*moments((first, second)), mean("slow first moment", "exp_avg_slow", slow))
+
+    def rule(self, group: dict[str, Any]) -> str:
+        return f"W <- W - lr (m1 + {group['alpha']:g} m2) / (sqrt(v) + eps)"
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         return {name: torch.zeros_like(parameter) for name in NAMES}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestling.memory import L2
 from nestling.memory.objective import Objective
+from nestling.memory.part import Part, called, remembered
 from nestling.optim.preconditioned_momentum import as_matrix, by_shape
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
@@ -103,6 +104,14 @@ class DeepMomentum(Shell):
         at_least_zero(rate=group["rate"])
         if group["hidden"] < 0 or group["hidden"] != int(group["hidden"]):
             raise ValueError(f"hidden={group['hidden']} must be a whole number of units; 0 is a linear memory")
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        objective, alpha = called(self.objective), group["momentum"]
+        rule = f"m <- {alpha:g} m - {group['rate']:g} grad L(m; G, I)"
+        return (remembered("deep momentum", ("linear", "up", "down", "start"), alpha, objective, rule),)
+
+    def rule(self, group: dict[str, Any]) -> str:
+        return "W <- W - lr sigma(m(G))"
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         rows, columns = as_matrix(parameter).shape

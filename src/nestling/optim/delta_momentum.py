@@ -80,6 +80,11 @@ class DeltaMomentum(MomentumOf):
         if group["form"] not in FORMS:
             raise ValueError(f"form={group['form']!r} is unknown; choose one of {', '.join(FORMS)}")
 
+    stored = "1/2 |m G^T - P / c|^2"
+
+    def kept(self, group: dict[str, Any]) -> str:
+        return f"m ({group['momentum']:g} I - c G^T G)"
+
     def forget(self, momenta: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         settings = (group["momentum"], group["delta"], group["damping"])
         if group["form"] == "vector":

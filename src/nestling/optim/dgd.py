@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.memory.part import Context, Part, remembered
 from nestling.optim.inputs import Inputs, Layer, Reading, Watching, counts, layers_of, surprises, tokens
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
@@ -204,6 +205,17 @@ class DGD(Watching, Shell):
             raise ValueError(
                 f"lr was {rate} in the backward pass and is {lr} now; change it after step(), as schedulers do"
             )
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        decay, step = group["momentum"], Context("gradients", 1.0, 1)
+        return (
+            remembered("momentum", ("momentum",), decay, "-<m, G>", f"m <- {decay:g} m + G"),
+            Part("inputs of the step", "1/2 |W x|^2", "A <- mean of x x^T", context=step, keys=("seen", "tokens")),
+        )
+
+    def rule(self, group: dict[str, Any]) -> str:
+        m = "m" if group["momentum"] else "G"
+        return f"W <- W - lr ({m} + {group['erasure']:g} W A)" if group["rule"] == "dgd" else f"W <- W - lr {m}"
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         return {"momentum": torch.zeros_like(parameter)} if group["momentum"] else {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestling.memory import L2, RetainSeen
 from nestling.memory.objective import Objective
+from nestling.memory.part import Part, called, remembered
 from nestling.optim.preconditioned_momentum import as_matrix, decomposable, eigh
 from nestling.optim.shell import Shell, State, below_one
 
@@ -87,6 +88,16 @@ class GeneralisedMomentum(Shell):
         below_one(momentum=group["momentum"])
         for parameter in group["params"]:
             self.memory.check(parameter, group)
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        decay, kept, objective = group["momentum"], self.retention.forgetting, called(self.objective)
+        return (
+            remembered("gradients", ("momentum",), decay, objective, f"M <- {decay:g} M + G"),
+            remembered("squares", ("seen",), kept, objective, f"H <- {kept:g} H + G^2"),
+        )
+
+    def rule(self, group: dict[str, Any]) -> str:
+        return "W <- W - lr M P (a H + ridge)^-1"
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         return {"momentum": torch.zeros_like(parameter), "seen": torch.zeros_like(self.memory.square(parameter))}

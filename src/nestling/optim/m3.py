@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from nestling.memory.part import Part, remembered
 from nestling.ops import newton_schulz
 from nestling.ops.newton_schulz import Triple
-from nestling.optim.adamw import adamw, root_mean_square
+from nestling.optim.adamw import adamw, moments, root_mean_square, square
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
 if TYPE_CHECKING:
@@ -104,6 +105,25 @@ class M3(Shell):
         except ValueError:
             self.param_groups.pop()
             raise
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        if group["adamw"]:
+            return moments(group["betas"])
+        decay, slow = group["momentum"], group["slow_momentum"]
+        fast = remembered("fast momentum", ("momentum",), decay, "-<m, G>", f"M1 <- {decay:g} M1 + G")
+        found = [fast, *(_slow(period, slow) for period in group["periods"])]
+        if group["second_moment"] is not None:
+            found.append(square("second moment", "exp_avg_sq", group["second_moment"]))
+        return tuple(found)
+
+    def rule(self, group: dict[str, Any]) -> str:
+        if group["adamw"]:
+            return "W <- W - lr m / (sqrt(v) + eps)"
+        slow = "".join(
+            f" + {w:g} NS(M2 of {period})" for period, w in zip(group["periods"], group["weights"], strict=True)
+        )
+        root = "" if group["second_moment"] is None else " / (sqrt(v) + eps)"
+        return f"W <- W - lr r (NS(M1){slow}){root}"
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         if group["adamw"]:
@@ -208,6 +228,11 @@ def matrix_groups(model: nn.Module, heads: Iterable[str] = (), **adamw: Any) -> 
 def _names(period: int) -> tuple[str, str]:
     """The state of one slow memory: itself, and the direction it last gave."""
     return f"slow_{period}", f"slow_direction_{period}"
+
+
+def _slow(period: int, decay: float) -> Part:
+    rule = f"M2 <- {decay:g} M2 + sum of {period} G"
+    return remembered(f"slow momentum of {period} steps", _names(period), decay, "-<m, G>", rule, period=period)
 
 
 def _check(group: dict[str, Any]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nestling.memory.part import Part, remembered
+from nestling.optim.adamw import square
 from nestling.optim.shell import Shell, State, at_least_zero, below_one
 
 LARGEST = 8192  # side of a matrix whose eigenvalues are taken: a minute, and 256 MB in float32
@@ -21,6 +23,10 @@ class Preconditioner(abc.ABC):
     def check(self, parameter: Tensor, group: dict[str, Any]) -> None:  # noqa: B027 - most take any parameter
         """Raise ValueError if there is no `P` for such a parameter, or not with such settings of its group."""
 
+    def parts(self) -> tuple[Part, ...]:
+        """What it remembers, for `nestling.levels.describe`; what is left out is listed by its key."""
+        return ()
+
     @abc.abstractmethod
     def initial_state(self, parameter: Tensor) -> State:
         """The state before the first gradient, of the dtype of `parameter`."""
@@ -31,7 +37,12 @@ class Preconditioner(abc.ABC):
 
 
 class MomentumOf(Shell):
-    """A momentum of preconditioned gradients; what it forgets is its own: `m <- forget(m)`, then `m <- m + P G`."""
+    """A momentum of preconditioned gradients; what it forgets is its own: `m <- forget(m)`, then `m <- m + P G`.
+
+    stored: the objective by which it stores, for `parts`.
+    """
+
+    stored = "-<m, P G>"
 
     def __init__(
         self, params: Iterable[Any], lr: float | Tensor, preconditioner: Preconditioner | None, **settings: Any
@@ -47,6 +58,19 @@ class MomentumOf(Shell):
         below_one(momentum=group["momentum"])
         for parameter in group["params"]:
             self.preconditioner.check(parameter, group)
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        inside, alpha = self.preconditioner.parts(), group["momentum"]
+        needs = tuple(part.name for part in inside)
+        rule = f"m <- {self.kept(group)} + P G"
+        return (remembered("momentum", ("momentum",), alpha, self.stored, rule, needs), *inside)
+
+    def rule(self, group: dict[str, Any]) -> str:
+        return "W <- W - lr m"
+
+    def kept(self, group: dict[str, Any]) -> str:
+        """What is left of a momentum, in one line."""
+        return f"{group['momentum']:g} m"
 
     def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> State:
         return {"momentum": torch.zeros_like(parameter), **self.preconditioner.initial_state(parameter)}
@@ -133,6 +157,9 @@ class Diagonal(Preconditioner):
         below_one(decay=self.decay)
         at_least_zero(eps=self.eps)
 
+    def parts(self) -> tuple[Part, ...]:
+        return (square("second moment", "square", self.decay),)
+
     def initial_state(self, parameter: Tensor) -> State:
         return {"square": torch.zeros_like(parameter)}
 
@@ -181,6 +208,13 @@ class Kronecker(Preconditioner):
 
     def check(self, parameter: Tensor, group: dict[str, Any]) -> None:
         decomposable(group, parameter, max(as_matrix(parameter).shape))
+
+    def parts(self) -> tuple[Part, ...]:
+        objective, names = "1/2 |L - G G^T|^2", ("second moments of rows and columns", "inverse roots")
+        rule = f"L <- {self.decay:g} L + {1 - self.decay:.4g} G G^T, R alike"
+        factors = remembered(names[0], ("left", "right"), self.decay, objective, rule)
+        roots = Part(names[1], "1/2 |P^-1 - L^p|^2", "P <- L^-p, R^-p", self.period, factors.context, names[:1])
+        return factors, replace(roots, keys=("left_root", "right_root"))
 
     def initial_state(self, parameter: Tensor) -> State:
         sides = dict(zip(("left", "right"), as_matrix(parameter).shape, strict=True))

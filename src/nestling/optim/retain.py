@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.memory import RetainSeen
+from nestling.memory.part import Context, Part
 from nestling.optim.inputs import Inputs, Layer, Reading, Watching, counts, layers_of, tokens
 
 
@@ -105,6 +106,20 @@ class _Memory:
     def parameters(self) -> list[Tensor]:
         """What is protected."""
         return [self.layer.weight] if self.bias is None else [self.layer.weight, self.bias]
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`seen`, `count` and `factor` as they are, or will be: then without memory."""
+        weight = self.layer.weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        groups = getattr(self.layer, "groups", 1)
+        width = weight[0].numel() + (self.bias is not None)
+        embeds = isinstance(self.layer, nn.Embedding)
+        shape = (len(weight),) if embeds else (groups, width, width)
+        new = torch.empty(shape, dtype=exact, device="meta")
+        count = torch.empty((), dtype=torch.float64, device="meta")
+        kept = (self.seen, new), (self.count, count), (self.factor, new)
+        seen, number, factor = (later if now is None else now for now, later in kept)
+        return seen, number, factor
 
     def retain(self, before: list[Tensor], damping: float) -> None:
         """Put `W + dW P` in the place of `W + dW`; weight and bias are one matrix, whose last column is the bias."""
@@ -227,6 +242,21 @@ class Retained(Watching, torch.optim.Optimizer):
         settings = f"damping={self.damping}, forgetting={self.forgetting}, period={self.period}"
         moved = f"    protected: {', '.join(self.protected)}\n    unprotected: {', '.join(self.unprotected) or 'none'}"
         return f"Retained({settings}\n{moved}\n{self.optimizer!r})"
+
+    def parts(self) -> tuple[Part, ...]:
+        """For each layer what it has seen, and the factor by which its steps are held back."""
+        context = Context.fading(self.forgetting, "steps")
+        found = []
+        for memory in self._memories.values():
+            seen, count, factor = memory.tensors()
+            kept = {"parameters": tuple(memory.parameters()), "item": seen.shape[-1], "context": context}
+            what = ("inputs seen", "1/2 tr(dW A dW^T)")
+            found.append(Part(*what, f"A <- {self.forgetting:g} A + x^T x", state=(seen, count), **kept))
+            rule, needs = "A <- a I + A / mean(A)", ("inputs seen",)
+            found.append(
+                Part("factor of what was seen", what[1], rule, self.period, needs=needs, state=(factor,), **kept)
+            )
+        return tuple(found)
 
     @contextmanager
     def _all(self, mode: Callable[[Inputs], AbstractContextManager[None]]) -> Iterator[None]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestling.memory.part import Part
+
 State = dict[str, Tensor]
 COUNT = torch.float64  # of steps: `1 - 0.999^t` would have three digits in float32, and counting would end at 2^24
 
@@ -54,6 +56,14 @@ class Shell(torch.optim.Optimizer, abc.ABC):
         All tensors of a call are on one device, and in float32 or in float64; none is empty. Parameters and gradients
         may be read, not written, nor kept in the state. `states[i]["step"]` counts from 1, each parameter for itself.
         """
+
+    def parts(self, group: dict[str, Any]) -> tuple[Part, ...]:
+        """What the state of a parameter in a group remembers, for `nestling.levels.describe`; what is left out is listed by its key."""
+        return ()
+
+    def rule(self, group: dict[str, Any]) -> str:
+        """How a parameter of a group moves, in one line."""
+        return f"W <- W - lr {type(self).__name__}(G)"
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError if a group cannot be worked with. Every group comes by, its settings complete."""
