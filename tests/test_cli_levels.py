@@ -104,12 +104,29 @@ def test_bad_input_is_one_sentence(place, tmp_path):
         ([gpt2, "--optimizer", '{"name": "M3", "periods": [0], "weights": [1.0]}'], "periods=(0,)"),
         ([gpt2, "--tokens_per_step", "64"], "without an optimizer"),
         ([gpt2, "--optimizer", "AdamW", "--tokens_per_step", "0"], "tokens_per_step=0 must be at least 1"),
+        ([], "which model?"),
+        ([gpt2, "--levels", '[{"period": 4, "lr": 0.1}]'], "--levels belongs to --response"),
+        ([gpt2, "--response"], "has no levels"),
+        ([gpt2, "--response", "--levels", '[{"period": 4, "lr": 0.1}]'], "leave one of them out"),
+        (["--response", "--optimizer", "AdamW"], "--optimizer belongs to the table"),
+        (["--response", "--levels", '[{"period": 4, "lr": 0.1, "clip": 1.0}]'], "clip"),
         ([gpt2, "--json", str(tmp_path / "none" / "x.json")], "No such file or directory"),
     ):
         done = nestling("levels", *arguments)
         assert done.returncode == 2, (arguments, done.stdout)
         assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("given", [["model"], ["--levels", '[{"period": 16, "lr": 0.1}, {"period": 64, "lr": 0.1}]']])
+def test_the_response_of_a_model_is_that_of_its_levels(place, tmp_path, given):
+    """Or of levels alone; measured and drawn."""
+    pytest.importorskip("matplotlib")
+    given = [str(place / "hope")] if given == ["model"] else given
+    done = nestling("levels", *given, "--response", "--svg", str(tmp_path / "gains.svg"))
+    assert done.returncode == 0, done.stderr
+    assert "period 16, lr 0.1" in done.stdout and "period 64, lr 0.1" in done.stdout
+    assert ElementTree.parse(tmp_path / "gains.svg").getroot().tag.endswith("svg")
 
 
 def test_help_shows_an_example_that_works(place, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def test_what_was_measured_is_printed_and_drawn(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     momentum = {"name": "StepOf", "optimizer": "PreconditionedMomentum", "momentum": 0.5}
     levels = [LevelSettings(4, 0.1, reset=0.5), LevelSettings(8, 0.3, rule=momentum)]
-    response(levels, str(tmp_path / "gains.svg"))
+    response(levels=levels, svg=str(tmp_path / "gains.svg"))
     said = capsys.readouterr().out
     for words in ("period 4, lr 0.1, decay 0.5", "period 8, lr 0.3, momentum 0.5"):
         assert said.count(words) == 3
@@ -43,4 +43,4 @@ def test_the_page_shows_the_cutoffs_of_its_levels():
 
 def test_no_levels_raise():
     with pytest.raises(UserError, match=r"levels=\[\]"):
-        response([])
+        response(levels=[])

@@ -12,7 +12,7 @@ from nestling.cli import memories
 from nestling.cli.evals import EVALS, demo
 from nestling.cli.learning import generate, learn, train
 from nestling.cli.levels import EXAMPLES as LEVELS_EXAMPLES
-from nestling.cli.levels import levels
+from nestling.cli.levels import MODEL, levels
 from nestling.cli.pretrained import convert, merge
 from nestling.cli.terminal import sentence
 
@@ -26,7 +26,7 @@ COMMANDS: dict[str, Command] = {
     "merge": merge,
     "levels": levels,
 }
-POSITIONAL = ("levels",)  # commands whose required arguments have no option's name
+POSITIONAL = {"levels": ("model", MODEL)}  # an argument that has no option's name and may be left out, and its help
 GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "memory": ("Look into a memory file, go back, or change its levels.", memories.COMMANDS),
     "eval": ("Run a benchmark.", EVALS),
@@ -43,6 +43,8 @@ EXAMPLES = {
 FLAGS = {
     "quick": "much smaller: a minute or a few",
     "full": "much larger; it can be interrupted and goes on",
+    "response": "show instead which frequencies of a gradient move each level, measured and in closed form: of the model, of "
+    "--levels, or of three that show what period, momentum and decay do",
     "end_context": "end the context after reading, so that levels which reset do",
 }
 
@@ -68,7 +70,10 @@ def _arguments(name: str, function: Command) -> ArgumentParser:
     parser = ArgumentParser(parser_mode="toml", epilog=example and f"example: {example}")
     parser.add_argument("--config", action="config", help="a TOML file with any of these settings")
     flags = [argument for argument, hint in function.__annotations__.items() if hint == "bool"]
-    parser.add_function_arguments(function, skip=set(flags), as_positional=name in POSITIONAL)
+    positional = [POSITIONAL[name]] if name in POSITIONAL else []
+    for argument, hint in positional:
+        parser.add_argument(argument, nargs="?", help=hint)
+    parser.add_function_arguments(function, skip={*flags, *(argument for argument, _ in positional)})
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag])
     return parser
