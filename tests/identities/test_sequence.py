@@ -291,6 +291,28 @@ def test_titans_momentum_is_that_of_sgd():
 
 
 @Identity(
+    "The delta rule with momentum is SGD with momentum",
+    r"S_t = \theta S_{t-1} - \eta\, \nabla_M\, \tfrac12 |k_t M_{t-1} - v_t|^2, \qquad M_t = M_{t-1} + S_t",
+    "Eq. 33, 65, whatever the chunk",
+    (
+        "`AssociativeMemory(Matrix, L2(), DeltaRule(momentum=True), chunk_size=7)` at rate $\\eta / (1 - \\theta)$",
+        "`torch.optim.SGD(momentum=theta)`, a step a token",
+    ),
+)
+def test_the_delta_rule_takes_momentum():
+    """The surprise is that of the running memory, which the momentum has moved."""
+    (_, _, v), k, start, theta, rate = tokens(), directions(L, D), randn(D, D), 0.6, 0.1
+    memory = matrix_memory(start, L2(), DeltaRule(momentum=True), chunk_size=7)
+    parameter = nn.Parameter(start.clone())
+    optimizer = torch.optim.SGD([parameter], lr=rate, momentum=theta)
+    for pair in zip(k, v, strict=True):
+        optimizer.zero_grad()
+        regression(parameter, *pair).backward()
+        optimizer.step()
+    return parameter.detach(), written(memory, k, v, rate / (1 - theta), theta=theta)
+
+
+@Identity(
     "TTT-Linear with one chunk for all is linear attention",
     r"M_0 = 0: \qquad M_t = \sum_{s \le t} -\eta\, \nabla_M\, \tfrac12 |k_s M_0 - v_s|^2 = \eta \sum_{s \le t} k_s^\top v_s",
     "Sun et al. 2024, Theorem 1; section 8.2 on chunks",

@@ -114,7 +114,9 @@ LINEAR = (
     (L2(), DeltaRule()),
     (L2(), DeltaRule(exact=True)),
     (L2(), DeltaRule(fade_first=False)),
+    (L2(), DeltaRule(momentum=True)),
     (DotProduct(), Oja()),
+    (DotProduct(), Oja(momentum=True)),
     (L2(), LeastSquares(0.5)),
 )
 TARGETS = (Given(), SelfGenerated())

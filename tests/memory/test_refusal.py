@@ -156,6 +156,10 @@ CASES = {
         lambda: AssociativeMemory(Matrix(D, D), L2(), DeltaRule(exact=True))(Q, Q, Q, Q),
         ["exact=True", "one number a token"],
     ),
+    "no chunk form": (
+        lambda: AssociativeMemory(Matrix(D, D), L2(), DeltaRule(momentum=True), backend="chunk"),
+        ["no chunk form", "momentum=False"],
+    ),
     "window": (lambda: Omega(0), ["window=0", "at least 1"]),
     "window of features": (
         lambda: AssociativeMemory(Features(EluPlusOne(), Matrix(D, D)), L2(), Omega(2)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nestling.memory.matrix_rule import Carried, MatrixRule
+from nestling.memory.matrix_rule import Carried, MatrixRule, Token
 from nestling.memory.objective import L2
 from nestling.ops import ScanState, scan
 
@@ -23,22 +23,23 @@ class DeltaRule(MatrixRule):
     fade_first: `M'` is `alpha M`, as Gated DeltaNet has it (arXiv 2412.06464), or else `M`, as Comba and RWKV-7 do. An erasure
         of a share `b` of the step alone, `eta x^T (b x M' - v)` (Comba, arXiv 2506.02475), is the rate `b eta` and the value `v / b`.
 
+    momentum: writes are a running mean, as of `GradientDescent`; on the token loop, slowly.
+
     Rates and retentions may be of each input channel: `eta, alpha [B, H, L, d]` (RWKV-7, arXiv 2503.14456), without `exact`.
     """
 
     exact: bool = False
     fade_first: bool = True
+    momentum: bool = False
 
     objective = L2
     channels = True
 
-    def token(
-        self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Carried]:
+    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
         kept = alpha[..., None] * weight
         met = x[..., None, :] @ (kept if self.fade_first else weight)
         error = met - v[..., None, :]
-        return kept - (self._step(eta, x) * x)[..., None] * error, carried
+        return Token(kept, -(self._step(eta, x) * x)[..., None] * error)
 
     def piece(
         self,

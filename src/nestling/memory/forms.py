@@ -28,6 +28,8 @@ def check(memory: AssociativeMemory) -> None:
     """Raise ValueError unless the choices have a meaning together."""
     network, rule, retention = memory.network, memory.rule, memory.retention
     if isinstance(rule, MatrixRule):
+        if rule.momentum and memory.backend == "chunk":
+            raise ValueError(f"{rule} has no chunk form; use backend='auto' for the token loop, or momentum=False")
         return rule.check(memory)
     if not callable(getattr(rule, "factors", None)):
         raise ValueError(
@@ -83,6 +85,7 @@ def form_of(memory: AssociativeMemory) -> tuple[str, Form]:
     """The fastest exact form, or the oracle where that is asked for or there is no other; with its name."""
     slow, rule = memory.backend == "reference", memory.rule
     if isinstance(rule, MatrixRule):
+        slow = slow or rule.momentum
         return ("token-loop oracle", _of_all(one_by_one)) if slow else ("chunk", _of_all(whole))
     if slow:
         return "token-loop oracle", _of_all(token_loop)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestling.memory.matrix_rule import Carried, MatrixRule
+from nestling.memory.matrix_rule import Carried, MatrixRule, Token
 from nestling.memory.objective import L2
 from nestling.ops.products import products_between
 
@@ -37,14 +37,12 @@ class LeastSquares(MatrixRule):
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
         return ((identity / self.ridge).expand(*weight.shape[:-1], -1),)
 
-    def token(
-        self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Carried]:
+    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
         inverse, column, row = symmetric(carried[0]), x[..., :, None], x[..., None, :]
         eta, alpha = eta[..., None], alpha[..., None]
         gain = inverse @ column * eta / (alpha + eta * (row @ inverse @ column))
-        weight = weight + gain @ (v[..., None, :] - row @ weight)
-        return weight, ((inverse - gain @ (row @ inverse)) / alpha,)
+        write = gain @ (v[..., None, :] - row @ weight)
+        return Token(weight, write, ((inverse - gain @ (row @ inverse)) / alpha,))
 
     def piece(
         self,

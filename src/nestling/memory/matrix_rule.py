@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from nestling.memory.network import Network
 from nestling.memory.retention import ToZero
 from nestling.memory.state import MemoryState, Moved
 from nestling.memory.target import Given
-from nestling.ops.state import tree_map
+from nestling.ops.state import tree_map, where_rows
 
 if TYPE_CHECKING:
     from nestling.memory.associative import AssociativeMemory
@@ -23,8 +24,19 @@ if TYPE_CHECKING:
 Carried = tuple[Tensor, ...]
 
 
+class Token(NamedTuple):
+    """A token's update: what is kept of the weight, what is written, and what is carried on."""
+
+    kept: Tensor
+    write: Tensor
+    carried: Carried = ()
+
+
 class MatrixRule(abc.ABC):
-    """A rule that moves one matrix as a whole."""
+    """A rule that moves one matrix as a whole: `M <- kept + write`, or with momentum `kept + S`, a running mean of the writes.
+
+    A write depends on the weight before it, so with momentum there is no form but the token loop.
+    """
 
     momentum: bool = False
     channels: bool = False  # whether rates and retentions may be of each input, `[.., L, d]`
@@ -35,9 +47,7 @@ class MatrixRule(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def token(
-        self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Carried]:
+    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
         """The rule itself: one token, `x [.., d]`, `v [.., dv]`, `eta` and `alpha` `[.., 1]` or `[.., d]`."""
 
     @abc.abstractmethod
@@ -95,39 +105,46 @@ def _run(
     fast: bool,
 ) -> tuple[Tensor | None, Moved]:
     network, rule, (weight,) = memory.network, memory.rule, state.weights
-    assert isinstance(network, Network) and isinstance(rule, MatrixRule) and theta is None
+    assert isinstance(network, Network) and isinstance(rule, MatrixRule)
     if memory.detach_writes:
-        k, v, eta, alpha = tree_map(Tensor.detach, (k, v, eta, alpha))
+        k, v, eta, alpha, theta = tree_map(Tensor.detach, (k, v, eta, alpha, theta))
     alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
     x, look = network.inputs(k), None if q is None or memory.read == "chunk" else network.inputs(q)
-    move = rule.piece if fast else _loop(rule, mask)
     read = "inclusive" if memory.read == "inclusive" else "exclusive"
-    y, weight, carried = move(look, x, v, eta, alpha, weight, state.carried, read)
+    if fast:
+        y, weight, carried = rule.piece(look, x, v, eta, alpha, weight, state.carried, read)
+        moved = Moved((weight,), None, carried)
+    else:
+        y, moved = _loop(rule, look, (x, v, eta, alpha, theta), state, mask, read)
     if q is not None and memory.read == "chunk":
         y = network.read(q, state.start)
-    return y, Moved((weight,), None, carried)
+    return y, moved
 
 
-def _loop(rule: MatrixRule, mask: Tensor | None) -> Any:
-    """`rule.piece`, made of `rule.token`."""
+def _loop(
+    rule: MatrixRule, q: Tensor | None, tokens: tuple[Any, ...], state: MemoryState, mask: Tensor | None, read: str
+) -> tuple[Tensor | None, Moved]:
+    """Token after token; `tokens` are inputs, values, rates, retentions and momenta."""
+    x, v, eta, alpha, theta = tokens
+    eta, alpha = (gate if gate.dim() == x.dim() else gate[..., None] for gate in (eta, alpha))
+    moved, outputs = Moved(state.weights, state.momentum, state.carried), []
+    for t in range(x.shape[-2]):
+        before = moved
+        given = (x[..., t, :], v[..., t, :], eta[..., t, :], alpha[..., t, :])
+        kept, write, carried = rule.token(moved.weights[0], moved.carried, *given)
+        if moved.momentum is not None:
+            share = theta[..., t, None, None]
+            write = share * moved.momentum[0] + (1 - share) * write
+        after = Moved((kept + write,), None if moved.momentum is None else (write,), carried)
+        moved = (
+            after if mask is None else Moved(*(_real(mask[:, t], *each) for each in zip(after, before, strict=True)))
+        )
+        if q is not None:
+            seen = moved if read == "inclusive" else before
+            outputs.append((q[..., t, None, :] @ seen.weights[0]).squeeze(-2))
+    return (torch.stack(outputs, -2) if outputs else None), moved
 
-    def piece(q, x, v, eta, alpha, weight, carried, read):  # as MatrixRule.piece
-        outputs = []
-        eta, alpha = (gate if gate.dim() == x.dim() else gate[..., None] for gate in (eta, alpha))
-        for t in range(x.shape[-2]):
-            before = weight
-            after = rule.token(weight, carried, x[..., t, :], v[..., t, :], eta[..., t, :], alpha[..., t, :])
-            if mask is not None:
-                real = mask[:, t]
-                after = tree_map(
-                    lambda new, old, real=real: torch.where(real.view(-1, *[1] * (new.dim() - 1)), new, old),
-                    after,
-                    (weight, carried),
-                )
-            weight, carried = after
-            if q is not None:
-                seen = weight if read == "inclusive" else before
-                outputs.append((q[..., t, None, :] @ seen).squeeze(-2))
-        return (torch.stack(outputs, -2) if outputs else None), weight, carried
 
-    return piece
+def _real(rows: Tensor, after: Any, before: Any) -> Any:
+    """What has moved, in the rows whose token is real."""
+    return tree_map(partial(where_rows, rows), after, before)

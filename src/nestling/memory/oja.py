@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nestling.memory.matrix_rule import Carried, MatrixRule
+from nestling.memory.matrix_rule import Carried, MatrixRule, Token
 from nestling.memory.objective import DotProduct
 from nestling.ops import ScanState
 from nestling.ops.scan.chunk import Decay, chunk_step
@@ -19,15 +19,17 @@ class Oja(MatrixRule):
 
     The delta rule seen from the value's side: where that erases what the *input* held, this erases what the *value* held, so
     that the memory stays bounded, for unit values and steps up to 1, without an error at the output.
+
+    momentum: writes are a running mean, as of `GradientDescent`; on the token loop, slowly.
     """
+
+    momentum: bool = False
 
     objective = DotProduct
 
-    def token(
-        self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Carried]:
+    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
         held = (weight @ v[..., None]).squeeze(-1)
-        return alpha[..., None] * weight + (eta * (x - held))[..., None] * v[..., None, :], carried
+        return Token(alpha[..., None] * weight, (eta * (x - held))[..., None] * v[..., None, :])
 
     def piece(
         self,
