@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nestling.memory.matrix_rule import Carried, MatrixRule, Token
+from nestling.memory.matrix_rule import Carried, MatrixRule, Pairs, Update
 from nestling.memory.objective import L2
 from nestling.ops import ScanState, scan
 
@@ -35,33 +35,25 @@ class DeltaRule(MatrixRule):
     objective = L2
     channels = True
 
-    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
+    def token(self, weight: Tensor, carried: Carried, pair: Pairs) -> Update:
+        x, v, eta, alpha = pair
         kept = alpha[..., None] * weight
         met = x[..., None, :] @ (kept if self.fade_first else weight)
         error = met - v[..., None, :]
-        return Token(kept, -(self._step(eta, x) * x)[..., None] * error)
+        return Update(kept, -(self._step(eta, x) * x)[..., None] * error)
 
     def piece(
-        self,
-        q: Tensor | None,
-        x: Tensor,
-        v: Tensor,
-        eta: Tensor,
-        alpha: Tensor,
-        weight: Tensor,
-        carried: Carried,
-        read: str,
+        self, q: Tensor | None, pairs: Pairs, weight: Tensor, carried: Carried, read: str
     ) -> tuple[Tensor | None, Tensor, Carried]:
-        reads, size, start = None if q is None else read, x.shape[-2], ScanState(weight)
-        if eta.dim() < x.dim() and alpha.dim() < x.dim():
-            step = self._step(eta[..., None], x)
-            eps = step[..., 0] * (alpha if self.fade_first else 1.0)
-            y, after = scan(q, x, step * v, alpha, eps, state=start, read=reads, chunk_size=size)
-            return y, after.memory, carried
-        eta, alpha = (gate if gate.dim() == x.dim() else gate[..., None].expand_as(x) for gate in (eta, alpha))
-        written = self._step(eta, x) * x
-        erase = (alpha * x if self.fade_first else x), written
-        y, after = scan(q, written, v, alpha, erase=erase, state=start, read=reads, chunk_size=size)
+        (x, v, eta, alpha), reads = pairs, None if q is None else read
+        step, options = self._step(eta, x), {"state": ScanState(weight), "read": reads, "chunk_size": x.shape[-2]}
+        if eta.shape[-1] == alpha.shape[-1] == 1:
+            eps = step * alpha if self.fade_first else step
+            y, after = scan(q, x, step * v, alpha[..., 0], eps[..., 0], **options)
+        else:
+            written, alpha = step * x, alpha.expand_as(x)
+            erase = (alpha * x if self.fade_first else x), written
+            y, after = scan(q, written, v, alpha, erase=erase, **options)
         return y, after.memory, carried
 
     def _step(self, eta: Tensor, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestling.memory.matrix_rule import Carried, MatrixRule, Token
+from nestling.memory.matrix_rule import Carried, MatrixRule, Pairs, Update
 from nestling.memory.objective import L2
 from nestling.ops.products import products_between
 
@@ -37,32 +37,25 @@ class LeastSquares(MatrixRule):
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
         return ((identity / self.ridge).expand(*weight.shape[:-1], -1),)
 
-    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
+    def token(self, weight: Tensor, carried: Carried, pair: Pairs) -> Update:
+        x, v, eta, alpha = pair
         inverse, column, row = symmetric(carried[0]), x[..., :, None], x[..., None, :]
         eta, alpha = eta[..., None], alpha[..., None]
         gain = inverse @ column * eta / (alpha + eta * (row @ inverse @ column))
         write = gain @ (v[..., None, :] - row @ weight)
-        return Token(weight, write, ((inverse - gain @ (row @ inverse)) / alpha,))
+        return Update(weight, write, ((inverse - gain @ (row @ inverse)) / alpha,))
 
     def piece(
-        self,
-        q: Tensor | None,
-        x: Tensor,
-        v: Tensor,
-        eta: Tensor,
-        alpha: Tensor,
-        weight: Tensor,
-        carried: Carried,
-        read: str,
+        self, q: Tensor | None, pairs: Pairs, weight: Tensor, carried: Carried, read: str
     ) -> tuple[Tensor | None, Tensor, Carried]:
         """With pairs scaled by `sqrt(eta / prod alpha)`, `I + X P X^T = L L^T`: the solution after t tokens needs the first t rows
         of the factor alone, so one factorisation answers for all of them.
         """
-        inverse = symmetric(carried[0])
-        left = products_between(alpha)[..., 1:, 0]  # what is left of the start
+        (x, v, eta, alpha), inverse = pairs, symmetric(carried[0])
+        left = products_between(alpha[..., 0])[..., 1:, :1]  # what is left of the start
         share = eta / left
         weighed = torch.where(share > 0, share, 1.0).sqrt() * (share > 0)  # the root has no gradient at 0
-        x, error = weighed[..., None] * x, weighed[..., None] * (v - x @ weight)
+        x, error = weighed * x, weighed * (v - x @ weight)
         spread = x @ inverse
         system = spread @ x.mT
         factor = torch.linalg.cholesky(system + torch.eye(system.shape[-1], dtype=x.dtype, device=x.device))
@@ -71,7 +64,7 @@ class LeastSquares(MatrixRule):
         y = None
         if q is not None:
             y = q @ weight + (q @ spread.mT).tril(0 if read == "inclusive" else -1) @ error
-        left = left[..., -1, None, None]
+        left = left[..., -1:, :]
         return y, weight + spread.mT @ error, ((inverse - spread.mT @ spread) / left,)
 
 

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 Carried = tuple[Tensor, ...]
 
 
-class Token(NamedTuple):
+class Pairs(NamedTuple):
+    """What is learnt: inputs `x [.., d]`, values `v [.., dv]`, rates and retentions, `[.., 1]` or one of each channel, `[.., d]`."""
+
+    x: Tensor
+    v: Tensor
+    eta: Tensor
+    alpha: Tensor
+
+
+class Update(NamedTuple):
     """A token's update: what is kept of the weight, what is written, and what is carried on."""
 
     kept: Tensor
@@ -47,24 +56,16 @@ class MatrixRule(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
-        """The rule itself: one token, `x [.., d]`, `v [.., dv]`, `eta` and `alpha` `[.., 1]` or `[.., d]`."""
+    def token(self, weight: Tensor, carried: Carried, pair: Pairs) -> Update:
+        """The rule itself, for one token."""
 
     @abc.abstractmethod
     def piece(
-        self,
-        q: Tensor | None,
-        x: Tensor,
-        v: Tensor,
-        eta: Tensor,
-        alpha: Tensor,
-        weight: Tensor,
-        carried: Carried,
-        read: str,
+        self, q: Tensor | None, pairs: Pairs, weight: Tensor, carried: Carried, read: str
     ) -> tuple[Tensor | None, Tensor, Carried]:
-        """Many tokens at once, `[.., L, d]` each and `eta, alpha [.., L]` or `[.., L, d]`, neutral at masked ones.
+        """Many tokens at once, `[.., L, d]` and so on, neutral at masked ones.
 
-        read: "inclusive" or "exclusive". Returns what `q` reads, the weight and what is carried after them.
+        read: "inclusive" or "exclusive". Returns what `q [.., L, d]` reads, the weight and what is carried after them.
         """
 
     def check(self, memory: AssociativeMemory) -> None:
@@ -111,28 +112,34 @@ def _run(
     alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
     x, look = network.inputs(k), None if q is None or memory.read == "chunk" else network.inputs(q)
     read = "inclusive" if memory.read == "inclusive" else "exclusive"
+    pairs = Pairs(x, v, *(gate if gate.dim() == x.dim() else gate[..., None] for gate in (eta, alpha)))
     if fast:
-        y, weight, carried = rule.piece(look, x, v, eta, alpha, weight, state.carried, read)
+        y, weight, carried = rule.piece(look, pairs, weight, state.carried, read)
         moved = Moved((weight,), None, carried)
     else:
-        y, moved = _loop(rule, look, (x, v, eta, alpha, theta), state, mask, read)
+        y, moved = _loop(rule, look, pairs, theta, state, mask, read)
     if q is not None and memory.read == "chunk":
         y = network.read(q, state.start)
     return y, moved
 
 
 def _loop(
-    rule: MatrixRule, q: Tensor | None, tokens: tuple[Any, ...], state: MemoryState, mask: Tensor | None, read: str
+    rule: MatrixRule,
+    q: Tensor | None,
+    pairs: Pairs,
+    theta: Tensor | None,
+    state: MemoryState,
+    mask: Tensor | None,
+    read: str,
 ) -> tuple[Tensor | None, Moved]:
-    """Token after token; `tokens` are inputs, values, rates, retentions and momenta."""
-    x, v, eta, alpha, theta = tokens
-    eta, alpha = (gate if gate.dim() == x.dim() else gate[..., None] for gate in (eta, alpha))
+    """Token after token."""
     moved, outputs = Moved(state.weights, state.momentum, state.carried), []
-    for t in range(x.shape[-2]):
+    for t in range(pairs.x.shape[-2]):
         before = moved
-        given = (x[..., t, :], v[..., t, :], eta[..., t, :], alpha[..., t, :])
-        kept, write, carried = rule.token(moved.weights[0], moved.carried, *given)
+        pair = Pairs(*(each[..., t, :] for each in pairs))
+        kept, write, carried = rule.token(moved.weights[0], moved.carried, pair)
         if moved.momentum is not None:
+            assert theta is not None
             share = theta[..., t, None, None]
             write = share * moved.momentum[0] + (1 - share) * write
         after = Moved((kept + write,), None if moved.momentum is None else (write,), carried)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nestling.memory.matrix_rule import Carried, MatrixRule, Token
+from nestling.memory.matrix_rule import Carried, MatrixRule, Pairs, Update
 from nestling.memory.objective import DotProduct
 from nestling.ops import ScanState
 from nestling.ops.scan.chunk import Decay, chunk_step
@@ -27,26 +27,19 @@ class Oja(MatrixRule):
 
     objective = DotProduct
 
-    def token(self, weight: Tensor, carried: Carried, x: Tensor, v: Tensor, eta: Tensor, alpha: Tensor) -> Token:
+    def token(self, weight: Tensor, carried: Carried, pair: Pairs) -> Update:
+        x, v, eta, alpha = pair
         held = (weight @ v[..., None]).squeeze(-1)
-        return Token(alpha[..., None] * weight, (eta * (x - held))[..., None] * v[..., None, :])
+        return Update(alpha[..., None] * weight, (eta * (x - held))[..., None] * v[..., None, :])
 
     def piece(
-        self,
-        q: Tensor | None,
-        x: Tensor,
-        v: Tensor,
-        eta: Tensor,
-        alpha: Tensor,
-        weight: Tensor,
-        carried: Carried,
-        read: str,
+        self, q: Tensor | None, pairs: Pairs, weight: Tensor, carried: Carried, read: str
     ) -> tuple[Tensor | None, Tensor, Carried]:
         """`h_t = v_t M_{t-1}^T` solves one triangular system; the rest is a Hebbian scan that writes `eta (x - h)`."""
-        decay = Decay.of(alpha, None, None)
+        x, v, eta, alpha = pairs
+        decay = Decay.of(alpha[..., 0], None, None)
         held = decay.before.memory * (v @ weight.mT)  # of the weight the piece began with
         scores = decay.before.old * (v @ v.mT)
-        written = eta[..., None] * (x - held)
-        written = solve_unit_lower(eta[..., None] * scores, written)
+        written = solve_unit_lower(eta * scores, eta * (x - held))
         y, after = chunk_step(q, written, v, None, decay, ScanState(weight), None if q is None else read)
         return y, after.memory, carried
