@@ -35,7 +35,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in layers}
         for _ in range(arguments.repeats + 1):
             for name, layer in layers.items():
-                seconds[name].append(_once(layer, x, backward))
+                seconds[name].append(once(layer, x, backward))
         what = "forward + backward" if backward else "forward"
         best = {name: statistics.median(times[1:]) for name, times in seconds.items()}
         for name, median in best.items():
@@ -62,7 +62,7 @@ def _layer(name: str, arguments: argparse.Namespace) -> nn.Module:
     return Block(width, Attention(width, heads), ContinuumMemory(width)).to(arguments.device)
 
 
-def _once(layer: nn.Module, x: Tensor, backward: bool) -> float:
+def once(layer: nn.Module, x: Tensor, backward: bool) -> float:
     """Seconds of one pass."""
     _wait(x)
     begun = time.perf_counter()
@@ -103,7 +103,7 @@ def _peak(name: str, arguments: argparse.Namespace) -> float:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         x = torch.randn(arguments.batch, arguments.length, arguments.width, device=arguments.device)
-        _once(_layer(name, arguments), x, True)
+        once(_layer(name, arguments), x, True)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_of_process, (name, arguments))
@@ -113,13 +113,13 @@ def _peak_of_process(name: str, arguments: argparse.Namespace) -> float:
     """By the kernel's high-water mark, set back after a small pass has loaded what every pass needs; nan elsewhere."""
     layer = _layer(name, arguments)
     x = torch.randn(arguments.batch, arguments.length, arguments.width)
-    _once(layer, x[:1, : arguments.chunk], True)
+    once(layer, x[:1, : arguments.chunk], True)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # not Linux
         return float("nan")
     before = _memory("VmRSS")
-    _once(layer, x, True)
+    once(layer, x, True)
     return _memory("VmHWM") - before
 
 

@@ -5,17 +5,20 @@ The gradients of a piece are taken at its chunk's start, so what is written is a
     S_t = momentum_t S_0 + sum_s P[t, s] x_s^T (-delta_s)             A_t = memory_t A_0 + sum_r Da[t, r] w_r
 
 with `w_r` the write of token r. Where it is linear in `S` all mixing is of `[n, n]` matrices, and no token's own matrix is ever
-made. Newton-Schulz of `S_t`, or a weight that is a map of `A_t`, need them: `n x in x out` numbers a weight and head.
+made. Newton-Schulz of `S_t`, or a weight that is a map of `A_t`, need them: `n x in x out` numbers a weight and head, for one piece
+at a time: the backward pass makes them again.
 
 n tokens of the piece, m = window - 1 + n tokens that it sees.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from nestling.memory.compound import Orthogonal, window_of
 from nestling.memory.network import Network, Write
@@ -72,20 +75,17 @@ def trajectory(
     pushes = state.momentum or (None,) * len(writes)
     reads = q is not None and memory.read != "chunk"
     dense = isinstance(memory.rule, Orthogonal) or (reads and retention.maps)
-    moved: dict[int, tuple[Tensor, Tensor | None]] = {}
+    moved: dict[int, Sequence[Any]] = {}
 
     def product(i: int, x: Tensor | None) -> Tensor | None:
         """`x_t W_i` for the running weight, which moves on."""
         if not dense:
-            y, after, gathered = _linear(x, writes[i], mixing, state.weights[i], pushes[i], memory.read)
-            moved[i] = after, gathered
+            y, *moved[i] = _linear(x, writes[i], mixing, state.weights[i], pushes[i], memory.read)
             return y
-        path, moved_push = _matrices(memory.rule, writes[i], mixing, state.weights[i], pushes[i])
-        moved[i] = path[..., -1, :, :], moved_push
-        if x is None:
-            return None
-        seen = path[..., 1:, :, :] if memory.read == "inclusive" else path[..., :-1, :, :]
-        return (x[..., None, :] @ retention.weight(seen)).squeeze(-2)
+        parts = memory, writes[i], mixing, state.weights[i], pushes[i]
+        # every token's matrices: too many to keep for the backward pass
+        y, *moved[i] = checkpoint(_dense, x, *parts, use_reentrant=False, preserve_rng_state=False)
+        return y
 
     if q is not None and reads:
         y = network(for_all(q, state.weights), [lambda x, i=i: product(i, x) for i in range(len(writes))])
@@ -140,6 +140,23 @@ def _rest(weights: Weights, memory: Tensor, momentum: Tensor | None) -> Tensor:
     """What is left of the start."""
     rest = weights.memory * memory
     return rest if momentum is None or weights.momentum is None else rest + weights.momentum * momentum
+
+
+def _dense(
+    q: Tensor | None,
+    memory: AssociativeMemory,
+    write: Write,
+    mixing: Mixing,
+    weight: Tensor,
+    momentum: Tensor | None,
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """As `_linear`, by way of every token's weight."""
+    path, gathered = _matrices(memory.rule, write, mixing, weight, momentum)
+    y = None
+    if q is not None:
+        seen = path[..., 1:, :, :] if memory.read == "inclusive" else path[..., :-1, :, :]
+        y = (q[..., None, :] @ memory.retention.weight(seen)).squeeze(-2)
+    return y, path[..., -1, :, :], gathered
 
 
 def _matrices(

@@ -160,7 +160,7 @@ def dla(dim: int, heads: Heads = 1, chunk_size: int = 64, hidden: int | None = N
 
 
 @_classic("Moneta", "Behrouz et al. 2025, arXiv 2504.13173", rate="chunk", retention="token")
-def moneta(dim: int, heads: Heads = 1, chunk_size: int = 64, hidden: int | None = None) -> AssociativeMemory:
+def moneta(dim: int, heads: Heads = 1, chunk_size: int = 16, hidden: int | None = None) -> AssociativeMemory:
     """The third power of errors, weights held by their 4-norm."""
     return _inclusive(_mlp(dim, heads, hidden), Lp(3), GradientDescent(), chunk_size, retention=Lq(4))
 
@@ -172,7 +172,7 @@ def yaad(dim: int, heads: Heads = 1, chunk_size: int = 64, hidden: int | None = 
 
 
 @_classic("Memora", "Behrouz et al. 2025, arXiv 2504.13173", rate="chunk", retention="token")
-def memora(dim: int, heads: Heads = 1, chunk_size: int = 64, hidden: int | None = None) -> AssociativeMemory:
+def memora(dim: int, heads: Heads = 1, chunk_size: int = 16, hidden: int | None = None) -> AssociativeMemory:
     """Weights on a simplex, held by the divergence."""
     return _inclusive(_mlp(dim, heads, hidden), L2(), GradientDescent(), chunk_size, retention=KL())
 
@@ -192,10 +192,14 @@ def atlas(
     chunk_size: int = 16,
     hidden: int | None = None,
     window: int = 16,
-    degree: int = 2,
+    degree: int = 1,
     steps: int = 3,
 ) -> AssociativeMemory:
-    """OmegaNet with momentum, its writes orthogonal as Muon's steps."""
+    """OmegaNet with momentum, its writes orthogonal as Muon's steps.
+
+    Newton-Schulz takes every token's matrices: with the paper's polynomial features (`degree=2`) they have `dim^2 / 2` rows, and a
+    token costs a hundred times what it does without.
+    """
     rule = Orthogonal(Omega(window, GradientDescent(momentum=True)), steps)
     return _inclusive(_polynomial(dim, heads, hidden, degree), L2(), rule, chunk_size)
 

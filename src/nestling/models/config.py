@@ -76,7 +76,7 @@ class HopeConfig(PreTrainedConfig):
     sliding_window: how many tokens attention sees, itself included; None is all. Of "omeganet" and "atlas", the tokens that a step
         is taken for.
     memory_hidden: hidden width of each deep memory, per head; None is the head width (four times that in "ttt_mlp").
-    chunk_size: tokens of a memory's chunk; see `nestling.AssociativeMemory`.
+    chunk_size: tokens of a memory's chunk, see `nestling.AssociativeMemory`; None is the mixer's own, 64 of self-modifying Titans.
     projection_chunk_size, memory_read: see `nestling.layers.SelfModifyingTitans`.
     memory_momentum: whether its memories have momentum.
     memory_retention: what they fade to: "zero" (None is that) or "initial", their meta-learned initial weights.
@@ -105,7 +105,7 @@ class HopeConfig(PreTrainedConfig):
     sliding_window: int | None = None
     rope_theta: float = 10_000.0
     memory_hidden: int | None = None
-    chunk_size: int = 64
+    chunk_size: int | None = None
     projection_chunk_size: int | None = None
     memory_read: str = "token"
     memory_momentum: bool = False

@@ -46,7 +46,7 @@ def make_mixer(config: HopeConfig) -> Attention | MemoryLayer | SelfModifyingTit
         size,
         heads,
         hidden=config.memory_hidden,
-        chunk_size=config.chunk_size,
+        chunk_size=64 if config.chunk_size is None else config.chunk_size,
         projection_chunk_size=config.projection_chunk_size,
         rule=DeltaGradientDescent(momentum=config.memory_momentum),
         read=config.memory_read,
