@@ -22,6 +22,7 @@ PAGES = [
     "docs/scan.md",
     "docs/stability.md",
     "docs/titans.md",
+    "docs/training.md",
     "docs/transfer.md",
 ]
 
