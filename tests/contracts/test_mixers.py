@@ -24,8 +24,8 @@ def titans(**options):
 
 
 def zoo(name, **options):
-    """A memory of the zoo as a layer, with chunks and windows that tell at this length, and steps that raise no rounding."""
-    wanted = {"chunk_size": 4, "window": 5, "hidden": 6, "steps": 2}
+    """A memory of the zoo as a layer, with chunks and windows that tell at this length."""
+    wanted = {"chunk_size": 4, "window": 5, "hidden": 6}
     shape = {argument: value for argument, value in wanted.items() if ZOO[name].takes(argument)}
     return MemoryLayer(D, HEADS, ZOO[name], **shape, **options)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given, settings
+from safetensors.torch import load_file, save_file
 
 import nestling
 from nestling.memory import AssociativeMemory
 from nestling.memory.zoo import ZOO
+from nestling.ops.state import with_tensors
 from tests.helpers import close, cuts, differ, directions, gradients, named, randomise, row, same, uniform
 
 B, H, D, C, L = 2, 2, 4, 8, 21
@@ -143,14 +145,21 @@ def test_it_trains(name):
 
 @every_member
 def test_it_survives_a_file(name, tmp_path):
-    """Saved as safetensors and loaded, it says the same, bit for bit; the file holds no more than its parameters."""
+    """Saved as safetensors and loaded, it says the same, bit for bit; and so does what a memory had read."""
     net = model(name).eval()
     ids = torch.randint(31, (1, 20), generator=torch.Generator().manual_seed(1))
     net.save_pretrained(tmp_path)
     loaded = nestling.HopeForCausalLM.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         same(loaded(ids).logits, net(ids).logits)
-    assert (tmp_path / "model.safetensors").exists() and loaded.config.mixer == name
+    assert loaded.config.mixer == name
+    memory, given = make(name), tokens(name)
+    _, state = memory(**given)
+    save_file({n: t.contiguous() for n, t in named(state).items()}, tmp_path / "state.safetensors")
+    same(
+        memory(**given, state=with_tensors(state, load_file(tmp_path / "state.safetensors"))),
+        memory(**given, state=state),
+    )
 
 
 @every_member

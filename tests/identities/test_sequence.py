@@ -395,7 +395,7 @@ def test_orthogonal_writes_are_muon():
         parameter = nn.Parameter(weight)
         regression(parameter, *pair).backward()
         gathered = theta * gathered + (1 - theta) * parameter.grad
-        weight = weight - rate * newton_schulz(gathered, steps=3)
+        weight = weight - rate * newton_schulz(gathered, steps=2)
     return written(memory, k, v, rate, theta=theta), weight
 
 

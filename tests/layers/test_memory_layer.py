@@ -103,6 +103,14 @@ def test_a_fresh_memory_forgets_within_its_horizons(name):
     assert (fading.diff() < 0).all() and fading[0] < 1 / 16 and fading[-1] > 1 / 1100
 
 
+@pytest.mark.parametrize("name", ["retnet", "gated_deltanet", "gated_linear_attention"])
+def test_half_precision_forgets_as_slowly(name):
+    """A model in bfloat16, which has no number between 0.996 and 1, fades within the same horizons."""
+    layer, x = MemoryLayer(32, 8, ZOO[name]), 0.1 * torch.randn(1, 20, 32)
+    horizon = [1 / (1 - m.drive(y).alpha.double()) for m, y in ((layer, x), (layer.bfloat16(), x.bfloat16()))]
+    assert (horizon[1] / horizon[0] - 1).abs().max() < 0.1
+
+
 def test_the_steps_of_a_chunk_do_not_overshoot():
     """Where a chunk's gradients are taken at its start, its largest rates add up to one."""
     for name in ("ttt_linear", "titans", "memora"):
@@ -117,6 +125,12 @@ def test_what_cannot_be_is_told():
         MemoryLayer(8, 3, ZOO["retnet"])
     with pytest.raises(ValueError, match=r"reach=2.5.*\(0, 2\]"):
         MemoryLayer(8, 2, ZOO["deltanet"], reach=2.5)
+    with pytest.raises(ValueError, match=r"reach=2.0 must be in \(0, 1\] for Comba"):
+        MemoryLayer(8, 2, ZOO["comba"], reach=2.0)
+    with pytest.raises(ValueError, match="window=3 means nothing to DeltaNet"):
+        MemoryLayer(8, 2, ZOO["deltanet"], window=3)
+    with pytest.raises(ValueError, match="memory_momentum=True means nothing to mixer='dla'"):
+        HopeConfig(mixer="dla", memory_momentum=True)
     with pytest.raises(ValueError, match=r"\(1, 5, 7\)"):
         MemoryLayer(8, 2, ZOO["retnet"])(torch.zeros(1, 5, 7))
     with pytest.raises(ValueError, match=r"step_range=2.0.*'attention'.*leave it out"):

@@ -87,7 +87,7 @@ def test_what_a_module_cannot_do_raises():
     """No closed form, no input of each weight, no parameters: each is named."""
     with pytest.raises(ValueError, match="Sequential has no closed form; use backend='reference'"):
         AssociativeMemory(a_module(), L2(), backend="chunk")
-    with pytest.raises(ValueError, match=r"DeltaGradientDescent.* needs the input of each weight.*GradientDescent"):
+    with pytest.raises(ValueError, match=r"DeltaGradientDescent.* the input of each weight.*GradientDescent"):
         AssociativeMemory(a_module(), L2(), DeltaGradientDescent())
     with pytest.raises(ValueError, match="Tanh has no parameters"):
         AssociativeMemory(nn.Tanh(), L2()).init_state(1, H)

@@ -22,7 +22,6 @@ from nestling.memory import (
     Orthogonal,
     RetainSeen,
     SoftmaxAttention,
-    ToInitial,
 )
 from tests.helpers import close, directions, gradients, row, same, uniform
 
@@ -85,6 +84,39 @@ def test_a_refused_update_spoils_no_gradient():
         assert slope[[0, 2] if slope.shape[0] == B else ...].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [0.9, 0.5, 0.2])
+def test_least_squares_forgets_as_fast_as_it_is_told(alpha, dtype):
+    """Where next to nothing is left of a chunk's start the chunk form cuts it, and stays the recursion's."""
+    fast, slow = (
+        AssociativeMemory(Matrix(D, D, heads=H), L2(), LeastSquares(), 64, backend=b).to(dtype) for b in BACKENDS
+    )
+    given = {n: x.to(dtype) for n, x in tokens().items()} | {"alpha": torch.full((B, H, L), alpha, dtype=dtype)}
+    for n in "qkv":
+        given[n] = given[n].clone()
+        given[n][..., :] = torch.eye(D, dtype=dtype)[torch.arange(L) % D]  # every direction comes back
+    (y, found), (expected, state) = (m(**given) for m in (fast, slow))
+    assert not found.refused.any() and not state.refused.any()
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    close(y, expected, tolerance)
+    close(found.weights, state.weights, tolerance)
+
+
+@pytest.mark.parametrize("key", [torch.nan, torch.inf])
+def test_least_squares_refuses_a_row_and_spoils_no_other(key):
+    """A factorisation that fails is that row's alone."""
+    memory = AssociativeMemory(Matrix(D, D, heads=H), L2(), LeastSquares(), C).double()
+    given = tokens()
+    y, clean = memory(**given)
+    given["k"] = given["k"].clone()
+    given["k"][1, 0, 10, 2] = key
+    y_found, found = memory(**given)
+    assert found.refused.tolist() == [0, 1, 0]
+    for other in (0, 2):
+        same(row((y_found, found), other), row((y, clean), other))
+    assert all(t.isfinite().all() for t in (*found.weights, *found.carried))
+
+
 def test_an_overflow_is_refused_too():
     """A learning rate so large that float32 overflows changes nothing; it is no error of the caller's alone."""
     memory = AssociativeMemory(Matrix(D, D, heads=H), L2(), GradientDescent(), C)
@@ -140,10 +172,6 @@ CASES = {
         lambda: AssociativeMemory(MLP(D, 6), L2(), DeltaGradientDescent(), retention=KL()),
         ["erases", "KL", "GradientDescent()"],
     ),
-    "rest and momentum": (
-        lambda: AssociativeMemory(MLP(D, 6), L2(), GradientDescent(momentum=True), retention=ToInitial()),
-        ["ToInitial", "without momentum", "ToZero()"],
-    ),
     "channels of a deep network": (
         lambda: AssociativeMemory(MLP(D, 6), L2())(Q, Q, Q, GATE, Q),
         ["alpha of each channel", "MLP", "[B, H, L]"],
@@ -160,6 +188,52 @@ CASES = {
         lambda: AssociativeMemory(Matrix(D, D), L2(), DeltaRule(momentum=True), backend="chunk"),
         ["no chunk form", "momentum=False"],
     ),
+    "queries fewer than keys": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q[:, :, :3], Q, Q, GATE),
+        ["q (1, 1, 3, 4)", "k (1, 1, 5, 4)"],
+    ),
+    "length of alpha": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, GATE, GATE[..., :2]),
+        ["alpha (1, 1, 2)", "one B, H and L"],
+    ),
+    "heads of k": (
+        lambda: AssociativeMemory(Matrix(D, D, heads=2), L2())(Q, Q.expand(1, 3, 5, D), Q, GATE),
+        ["k (1, 3, 5, 4)", "one B, H and L"],
+    ),
+    "heads of q": (
+        lambda: AssociativeMemory(Matrix(D, D, heads=2), L2())(Q.expand(1, 3, 5, D), Q, Q, GATE),
+        ["q (1, 3, 5, 4)", "one B, H and L"],
+    ),
+    "a state of others": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, GATE, state=a_memory().init_state(2)),
+        ["a state of [B, H] = (2, 2)", "k (1, 1, 5, 4)"],
+    ),
+    "no tokens": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q[:, :, :0], Q[:, :, :0], Q[:, :, :0], GATE[..., :0]),
+        ["L >= 1"],
+    ),
+    "a number for a rate": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, 0.1),
+        ["eta must be a tensor", "float"],
+    ),
+    "whole keys": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q.long(), Q, GATE),
+        ["k must be a tensor of floats", "int64"],
+    ),
+    "no chunk size": (lambda: AssociativeMemory(Matrix(D, D), L2(), chunk_size=()), ["chunk_size=()"]),
+    "half a token": (lambda: AssociativeMemory(Matrix(D, D), L2(), chunk_size=2.5), ["chunk_size=2.5"]),
+    "the class of a rule": (lambda: AssociativeMemory(Matrix(D, D), L2(), GradientDescent), ["GradientDescent()"]),
+    "the class of a retention": (
+        lambda: AssociativeMemory(Matrix(D, D), L2(), retention=KL),
+        ["retention=", "ToZero()"],
+    ),
+    "no network": (lambda: AssociativeMemory("matrix", L2()), ["network='matrix'", "Matrix(64, 64)"]),
+    "no target": (lambda: AssociativeMemory(Matrix(D, D), L2(), target="x"), ["target='x'", "Given()"]),
+    "half a window": (lambda: Omega(2.5), ["window=2.5", "whole number"]),
+    "infinite q": (lambda: Lq(float("inf")), ["q=inf", "finite"]),
+    "attention of other widths": (lambda: SoftmaxAttention(3, D)(Q, Q, Q), ["q is 4 wide", "takes 3"]),
+    "attention of other lengths": (lambda: SoftmaxAttention(D, D)(Q, Q[:, :, :3], Q[:, :, :3]), ["q (1, 1, 5, 4)"]),
+    "attention without width": (lambda: SoftmaxAttention(0, D), ["dim_key=0", "at least 1"]),
     "window": (lambda: Omega(0), ["window=0", "at least 1"]),
     "window of features": (
         lambda: AssociativeMemory(Features(EluPlusOne(), Matrix(D, D)), L2(), Omega(2)),

@@ -11,11 +11,13 @@ from nestling.memory import (
     GradientDescent,
     Huber,
     Matrix,
+    Omega,
+    Orthogonal,
     SelfGenerated,
     ToInitial,
     ToZero,
 )
-from tests.helpers import close, directions, gradients, randn, randomise, uniform
+from tests.helpers import close, differ, directions, gradients, randn, randomise, uniform
 
 B, H, L, D = 2, 2, 19, 4
 
@@ -74,11 +76,26 @@ def test_at_retention_1_both_are_one():
 
 
 @pytest.mark.parametrize(
-    ("network", "rule"),
-    [(MLP(D, 6), DeltaGradientDescent(momentum=True)), (nn.Linear(D, D), GradientDescent())],
-    ids=["momentum", "no closed form"],
+    "rule",
+    [DeltaGradientDescent(momentum=True), GradientDescent(momentum=True), Omega(3), Orthogonal()],
+    ids=["delta", "plain", "window", "orthogonal"],
 )
-def test_what_it_does_not_go_with_is_told(network, rule):
-    """Momentum, and networks without a closed form."""
-    with pytest.raises(ValueError, match=r"ToInitial\(\) needs .* use ToZero\(\)"):
-        AssociativeMemory(network, Huber(), rule, retention=ToInitial())
+def test_gathered_writes_come_to_rest_on_the_token_loop(rule):
+    """Where writes are gathered only the loop fades to the initial weights, and the memory says so."""
+    memory = make(lambda: MLP(D, 6, heads=H), rule, retention=ToInitial())
+    assert "token-loop oracle" in repr(memory)
+    k, v, half = directions(B, H, 120, D), directions(B, H, 120, D), torch.full((B, H, 120), 0.5)
+    theta = half if rule.momentum else None
+    _, written = memory(None, k, v, half, half, theta=theta)
+    _, state = memory(None, k, v, torch.zeros(B, H, 120), half, written, theta)
+    weights = tuple(w.expand(B, *w.shape) for w in memory.network.weights())
+    differ(written.weights, weights)
+    close(state.weights, weights)
+    with pytest.raises(ValueError, match=r"ToInitial\(\) has no chunk form"):
+        make(lambda: MLP(D, 6), rule, retention=ToInitial(), backend="chunk")
+
+
+def test_a_network_without_a_closed_form_fades_to_zero_alone():
+    """Which of its parameters is a weight's initial value only a network of ours tells."""
+    with pytest.raises(ValueError, match=r"ToInitial\(\) needs a network of nestling.memory"):
+        make(lambda: nn.Linear(D, D), GradientDescent(), retention=ToInitial())

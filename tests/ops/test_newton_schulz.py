@@ -221,3 +221,16 @@ def test_what_it_cannot_do_raises(arguments, message):
     """Each error says what was given and what is allowed."""
     with pytest.raises(ValueError, match=message):
         newton_schulz(*arguments)
+
+
+def test_a_matrix_of_zeros_has_a_gradient():
+    """None, where a norm would have no number; its neighbours in the batch keep theirs."""
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
+    x[1] = 0.0
+    x.requires_grad_()
+    y = newton_schulz(x)
+    assert not y[1].any()
+    (slope,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    assert slope.isfinite().all() and not slope[1].any() and slope[0].any()
+    (again,) = torch.autograd.grad(slope.square().sum(), x)
+    assert again.isfinite().all()

@@ -43,8 +43,11 @@ class Drive(nn.Module):
         self, dim: int, heads: int, classic: Classic, momentum: bool = False, chunk_size: int = 1, reach: float = 1.0
     ) -> None:
         super().__init__()
-        if not 0 < reach <= 2:
-            raise ValueError(f"reach={reach} must be in (0, 2]: with a larger step the memory overshoots and grows")
+        if not 0 < reach <= classic.largest:
+            raise ValueError(
+                f"reach={reach} must be in (0, {classic.largest:g}] for {classic.title}: with a larger step the memory "
+                "overshoots and grows"
+            )
         self.heads, self.classic = heads, classic
         self.reach = reach / chunk_size if classic.rate == "chunk" else reach
         self.step = None if classic.rate == "one" else _map(dim, heads, classic.rate == "channel")
@@ -71,21 +74,27 @@ class Drive(nn.Module):
         return Context(effective=1024, note="from 16 tokens on, as they begin")
 
     def forward(self, x: Tensor) -> Strengths:
-        theta = None if self.push is None else torch.sigmoid(self.push(x)).mT
-        if self.step is None:
-            eta = x.new_ones(x.shape[0], self.heads, x.shape[1])
-        else:
-            eta = self.reach * torch.sigmoid(self._split(self.step(x)))
-        return Strengths(eta, self._retention(x), theta)
+        with torch.autocast(x.device.type, enabled=False):  # half precision has no number between 0.996 and 1
+            exact = torch.promote_types(x.dtype, torch.float32)
+            theta = None if self.push is None else torch.sigmoid(self._said(self.push, x, exact))
+            if self.step is None:
+                eta = x.new_ones(x.shape[0], self.heads, x.shape[1], dtype=exact)
+            else:
+                eta = self.reach * torch.sigmoid(self._said(self.step, x, exact))
+            return Strengths(eta, self._retention(x, exact), theta)
 
-    def _retention(self, x: Tensor) -> Tensor | None:
+    def _retention(self, x: Tensor, exact: torch.dtype) -> Tensor | None:
         if self.classic.retention == "head":
-            gamma = 1 - 2.0 ** (-5 - torch.arange(self.heads, dtype=x.dtype, device=x.device))
+            gamma = 1 - 2.0 ** (-5 - torch.arange(self.heads, dtype=exact, device=x.device))
             return gamma[:, None].expand(x.shape[0], -1, x.shape[1])
         if self.fade is None:
             return None
-        horizon = self.horizon[:, None] if self.times > 1 else self.horizon
-        return torch.exp(-F.softplus(self._split(self.fade(x)) + horizon))
+        horizon = (self.horizon[:, None] if self.times > 1 else self.horizon).to(exact)
+        return torch.exp(-F.softplus(self._said(self.fade, x, exact) + horizon))
+
+    def _said(self, gate: nn.Module, x: Tensor, exact: torch.dtype) -> Tensor:
+        """What a map makes of tokens, heads in front; the map itself in the dtype of its weights."""
+        return self._split(gate(x.to(next(gate.parameters()).dtype)).to(exact))
 
     def _split(self, x: Tensor) -> Tensor:
         """`[B, L, H]` or `[B, L, H d]` with heads in front."""

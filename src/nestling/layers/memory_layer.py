@@ -48,8 +48,10 @@ class MemoryLayer(nn.Module, Described):
         self, dim: int, heads: int, classic: Classic, conv_width: int = 4, reach: float = 1.0, **shape: Any
     ) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
+        if unknown := [name for name in shape if not classic.takes(name)]:
+            raise ValueError(f"{unknown[0]}={shape[unknown[0]]} means nothing to {classic.title}; leave it out")
         self.heads, self.classic = heads, classic
         self.conv = CausalConv(dim, filters=3, width=conv_width)
         self.query, self.key, self.value, self.out = (Linear(dim, dim) for _ in range(4))

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from nestling.memory import fused
+from nestling.memory.checks import check_choices, check_settings, check_tokens
 from nestling.memory.compound import window_of
-from nestling.memory.forms import check, check_channels, check_widths, form_of
+from nestling.memory.forms import form_of
 from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
 from nestling.memory.objective import Objective, as_objective
@@ -42,19 +43,23 @@ class AssociativeMemory(nn.Module, Described):
         objective: `DotProduct`, `L2`, `Lp`, `Huber`, an object with their two methods, or a function of output and target.
         rule: `GradientDescent` or `DeltaGradientDescent`, each with or without momentum; `Omega` or `Orthogonal` over plain
             descent; or, of linear networks, `DeltaRule`, `Oja` or `LeastSquares`.
-        retention: `ToZero`; `ToInitial` (without momentum); `KL` or `Lq` (without erasure).
+        retention: `ToZero`; `ToInitial` (with momentum, `Omega` or `Orthogonal` on the token loop, slowly); `KL` or `Lq` (without
+            erasure).
         chunk_size: tokens whose surprises are taken at the same weights; or one for each memory along the network's first
             dimension of heads, each a multiple of the smallest.
         read: "token" reads the weights just before the token (writes inside the chunk included), "inclusive" those just
             after it, as the linear memories of the literature do, "chunk" those at the chunk's start (Eq. 90). With a
             chunk of 1, "token" and "chunk" are the same.
         target: `Given` (the value) or `SelfGenerated` (Eq. 84).
-        detach_writes: no outer gradient flows through the writes: cheap, and only the reads are learnt.
+        detach_writes: no outer gradient flows through the writes: cheap, and what is learnt are the reads, and the initial weights
+            through what fades and is erased of them.
         retention_floor: what alpha is promised to be at least. From 1/2 on, without momentum, a faster form is exact.
         backend: "auto", "chunk" for the general closed form, or "reference" for the token loop.
 
     Raises:
         ValueError: choices without a meaning together, or a value that is not allowed; the message says which.
+
+    Gradients of gradients are those of autograd; transforms of `torch.func` do not go through a memory.
     """
 
     def __init__(
@@ -71,17 +76,11 @@ class AssociativeMemory(nn.Module, Described):
         retention: Retention | None = None,
     ) -> None:
         super().__init__()
-        if read not in ("token", "inclusive", "chunk"):
-            raise ValueError(f"read={read!r} is unknown; choose 'token', 'inclusive' or 'chunk'")
-        sizes = _sizes(chunk_size)
-        if min(sizes) < 1:
-            raise ValueError(f"chunk_size={chunk_size} must be at least 1")
-        if any(size % min(sizes) for size in sizes):
-            raise ValueError(f"chunk_size={chunk_size}: each must be a multiple of the smallest, {min(sizes)}")
-        if len(sizes) > 1 and not (isinstance(network, Network) and network.heads[:1] == (len(sizes),)):
-            raise ValueError(f"chunk_size={chunk_size} needs a network whose heads are {len(sizes)} memories x heads")
-        if backend not in ("auto", "chunk", "reference"):
-            raise ValueError(f"backend={backend!r} is unknown; choose 'auto', 'chunk' or 'reference'")
+        if not isinstance(network, nn.Module):
+            raise ValueError(
+                f"network={network!r} must be a network of nestling.memory, as Matrix(64, 64), or an nn.Module"
+            )
+        check_settings(network, chunk_size, read, backend)
         if not isinstance(network, Network):
             if backend == "chunk":
                 raise ValueError(f"{type(network).__name__} has no closed form; use backend='reference' or 'auto'")
@@ -92,7 +91,7 @@ class AssociativeMemory(nn.Module, Described):
         self.target: Callable[..., Tensor] = target or Given()
         self.chunk_size, self.read, self.detach_writes, self.backend = chunk_size, read, detach_writes, backend
         self.retention_floor = retention_floor
-        check(self)
+        check_choices(self)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -201,14 +200,7 @@ class AssociativeMemory(nn.Module, Described):
         if (theta is not None) != self.rule.momentum:
             have = "without" if theta is None else "with"
             raise ValueError(f"{self.rule} was called {have} theta; pass theta exactly when momentum=True")
-        channels = [gate is not None and gate.dim() == k.dim() for gate in (eta, alpha)]
-        if k.dim() < 4 or v.shape[-2] != k.shape[-2] or eta.shape[-1 - channels[0]] != k.shape[-2]:
-            found = f"k {tuple(k.shape)}, v {tuple(v.shape)}, eta {tuple(eta.shape)}"
-            raise ValueError(f"expected k, v [B, H, L, d] and eta [B, H, L]; got {found}")
-        check_channels(self, *channels)
-        check_widths(self, q, k, v)
-        if bool((eta < 0).any()):
-            raise ValueError(f"eta is {eta.min().item():g} somewhere; a learning rate must be at least 0")
+        check_tokens(self, {"q": q, "k": k, "v": v, "eta": eta, "alpha": alpha, "theta": theta}, state)
         batch, length = k.shape[0], k.shape[-2]
         check_lengths(lengths, batch, length)
         if state is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestling.memory.network import at_least_one
 from nestling.memory.part import Described, Part, attending
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths
@@ -58,6 +59,7 @@ class SoftmaxAttention(nn.Module, Described):
 
     def __init__(self, dim_key: int, dim_value: int, heads: int | Sequence[int] = 1, window: int | None = None) -> None:
         super().__init__()
+        at_least_one(dim_key=dim_key, dim_value=dim_value)
         if window is not None and window < 1:
             raise ValueError(f"window={window} must be at least 1, or None to see everything")
         self.dim_key, self.dim_value, self.window = dim_key, dim_value, window
@@ -93,11 +95,12 @@ class SoftmaxAttention(nn.Module, Described):
         lengths: `[B]` int64 on the CPU, the real tokens of each row (None: all). Returns `y [B, H, L, dv]` and the state.
 
         Raises:
-            ValueError: a rate, retention or momentum, which it does not have.
+            ValueError: a rate, retention or momentum, which it does not have; tokens that do not fit.
         """
         for name, gate in (("eta", eta), ("alpha", alpha), ("theta", theta)):
             if gate is not None:
                 raise ValueError(f"softmax attention has no {name}: it keeps every pair as it is; leave it out")
+        self._check(q, k, v)
         batch, length = k.shape[0], k.shape[-2]
         check_lengths(lengths, batch, length)
         state = state or self.init_state(batch)
@@ -127,6 +130,15 @@ class SoftmaxAttention(nn.Module, Described):
 
     def extra_repr(self) -> str:
         return f"{self.dim_key}, {self.dim_value}, heads={self.heads}, window={self.window}"
+
+    def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        lead = k.shape[:-1] if k.dim() == 4 else None
+        if lead is None or not q.shape[:-1] == v.shape[:-1] == lead or lead[1] != self.heads or not lead[2]:
+            found = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+            raise ValueError(f"expected q, k, v [B, {self.heads}, L, d] of one B and L >= 1; got {found}")
+        for name, x, width in (("q", q, self.dim_key), ("k", k, self.dim_key), ("v", v, self.dim_value)):
+            if x.shape[-1] != width:
+                raise ValueError(f"{name} is {x.shape[-1]} wide, {tuple(x.shape)}; SoftmaxAttention takes {width}")
 
     def _visible(self, now: Tensor, when: Tensor) -> Tensor:
         """`[B, 1, L, T]`: which entries each token may see. Padding sees entry 0, so that its softmax is defined."""

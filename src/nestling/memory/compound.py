@@ -10,29 +10,17 @@ They nest as written. Atlas (arXiv 2505.23735) is `Orthogonal(Omega(window, Grad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from nestling.memory.rule import GradientDescent
 
 
-@dataclass(frozen=True)
-class Omega:
-    """At every token a step on the mean objective of the last `window` tokens (Atlas, arXiv 2505.23735), not of one.
+class Compound:
+    """A rule around another: it erases nothing, and has the momentum of the one inside."""
 
-    All are taken at the weights of the current chunk's start, tokens of the chunk before included. In the first tokens the
-    mean counts those not yet there as 0. The printed sum is the same with a rate `window` times as large. A window
-    of 1 is plain descent.
-    """
-
-    window: int
-    rule: GradientDescent = GradientDescent()  # noqa: RUF009 - frozen
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window={self.window} must be at least 1: the tokens that a step is taken for")
-        if not isinstance(self.rule, GradientDescent):
-            raise ValueError(f"rule={self.rule}: Omega gathers plain gradients; use GradientDescent()")
+    rule: Any
 
     @property
     def momentum(self) -> bool:
@@ -43,7 +31,28 @@ class Omega:
 
 
 @dataclass(frozen=True)
-class Orthogonal:
+class Omega(Compound):
+    """At every token a step on the mean objective of the last `window` tokens (Atlas, arXiv 2505.23735), not of one.
+
+    All are taken at the weights of the current chunk's start, tokens of the chunk before included. In the first tokens the
+    mean counts those not yet there as 0. The printed sum is the same with a rate `window` times as large; all tokens of a
+    window weigh alike (the paper gates them). A window of 1 is plain descent.
+    """
+
+    window: int
+    rule: GradientDescent = GradientDescent()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.window, int) or self.window < 1:
+            raise ValueError(
+                f"window={self.window} must be a whole number, at least 1: the tokens that a step is taken for"
+            )
+        if not isinstance(self.rule, GradientDescent):
+            raise ValueError(f"rule={self.rule}: Omega gathers plain gradients; use GradientDescent()")
+
+
+@dataclass(frozen=True)
+class Orthogonal(Compound):
     """Writes the nearest semi-orthogonal matrix of what was gathered, by Newton-Schulz, as Muon does: `W <- alpha W - eta NS(S)`.
 
     `S <- theta S + (1 - theta) gradient`, with momentum; its scale does not matter, eta is the spectral norm of a write. (A
@@ -56,20 +65,13 @@ class Orthogonal:
     """
 
     rule: GradientDescent | Omega = GradientDescent(momentum=True)  # noqa: RUF009 - frozen
-    steps: int = 3
+    steps: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, GradientDescent | Omega):
             raise ValueError(f"rule={self.rule}: what is made orthogonal is gathered by GradientDescent() or Omega()")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
-
-    @property
-    def momentum(self) -> bool:
-        return self.rule.momentum
-
-    def factors(self, eta: Tensor, x: Tensor) -> tuple[None, Tensor]:
-        return None, eta
 
 
 def window_of(rule: object) -> int:

@@ -15,12 +15,13 @@ from nestling.ops import ScanState, scan
 class DeltaRule(MatrixRule):
     """Gradient descent on `L2` at the running weight (DeltaNet, Eq. 65), whatever the chunk: `M <- alpha M - eta x^T (x M' - v)`.
 
-    With unit inputs the eigenvalues of a token's transition are `alpha` and `alpha (1 - eta)`: steps up to 1 replace what the
+    With unit inputs the eigenvalue of a token's transition along the input is `alpha (1 - eta)`: steps up to 1 replace what the
     input held by the value, in part; up to 2 they are stable, and negative eigenvalues allow what parity needs (Grazzi et al.,
     arXiv 2411.12537). (`GradientDescent` with `L2` takes all of a chunk's gradients at its start, and is stable for fewer steps.)
 
     exact: the proximal step `eta / (1 + eta |x|^2)` in place of eta, stable for every eta >= 0 (Longhorn, arXiv 2407.14207).
-    fade_first: `M'` is `alpha M`, as Gated DeltaNet has it (arXiv 2412.06464), or else `M`, as Comba and RWKV-7 do. An erasure
+    fade_first: `M'` is `alpha M`, as Gated DeltaNet has it (arXiv 2412.06464), or else `M`, as Comba and RWKV-7 do: the
+        eigenvalue is then `alpha - eta`, and steps up to `1 + alpha` are stable. An erasure
         of a share `b` of the step alone, `eta x^T (b x M' - v)` (Comba, arXiv 2506.02475), is the rate `b eta` and the value `v / b`.
 
     momentum: writes are a running mean, as of `GradientDescent`; on the token loop, slowly.

@@ -127,9 +127,8 @@ class RandomFeatures(nn.Module):
         runs = math.ceil(self.n / self.dim)
         normal, other = torch.randn(2, runs, self.dim, self.dim, dtype=torch.float32)
         q, r = torch.linalg.qr(normal)
-        q = (
-            q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]
-        )  # or its signs are the algorithm's: uniform only with these
+        # uniform only with these signs, or they are the algorithm's
+        q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]
         directions = q * torch.linalg.vector_norm(other, dim=-2, keepdim=True)  # as long as independent ones
         return {"directions": directions.mT.reshape(-1, self.dim)[: self.n].mT.contiguous()}
 

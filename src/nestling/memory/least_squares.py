@@ -51,14 +51,18 @@ class LeastSquares(MatrixRule):
         """With pairs scaled by `sqrt(eta / prod alpha)`, `I + X P X^T = L L^T`: the solution after t tokens needs the first t rows
         of the factor alone, so one factorisation answers for all of them.
         """
-        (x, v, eta, alpha), inverse = pairs, symmetric(carried[0])
-        left = products_between(alpha[..., 0])[..., 1:, :1]  # what is left of the start
+        left = products_between(pairs.alpha[..., 0])[..., 1:, :1]  # what is left of the start
+        if pairs.x.shape[-2] > 1 and bool((left < torch.finfo(left.dtype).eps ** 0.5).any()):
+            return self._halves(q, pairs, weight, carried, read)
+        (x, v, eta, _), inverse = pairs, symmetric(carried[0])
         share = eta / left
         weighed = torch.where(share > 0, share, 1.0).sqrt() * (share > 0)  # the root has no gradient at 0
         x, error = weighed * x, weighed * (v - x @ weight)
         spread = x @ inverse
         system = spread @ x.mT
-        factor = torch.linalg.cholesky(system + torch.eye(system.shape[-1], dtype=x.dtype, device=x.device))
+        identity = torch.eye(system.shape[-1], dtype=x.dtype, device=x.device)
+        factor, failed = torch.linalg.cholesky_ex(system + identity)
+        factor = torch.where(failed[..., None, None] == 0, factor, torch.nan)  # refused later, row by row
         spread = torch.linalg.solve_triangular(factor, spread, upper=False)
         error = torch.linalg.solve_triangular(factor, error, upper=False)
         y = None
@@ -66,6 +70,17 @@ class LeastSquares(MatrixRule):
             y = q @ weight + (q @ spread.mT).tril(0 if read == "inclusive" else -1) @ error
         left = left[..., -1:, :]
         return y, weight + spread.mT @ error, ((inverse - spread.mT @ spread) / left,)
+
+    def _halves(
+        self, q: Tensor | None, pairs: Pairs, weight: Tensor, carried: Carried, read: str
+    ) -> tuple[Tensor | None, Tensor, Carried]:
+        """One after the other: so little is left of the start that pairs as old as it would not be seen beside the last ones."""
+        length, outputs = pairs.x.shape[-2], []
+        for part in (slice(length // 2), slice(length // 2, None)):
+            some = None if q is None else q[..., part, :]
+            y, weight, carried = self.piece(some, Pairs(*(x[..., part, :] for x in pairs)), weight, carried, read)
+            outputs.append(y)
+        return None if q is None else torch.cat(outputs, -2), weight, carried
 
 
 def symmetric(matrix: Tensor) -> Tensor:

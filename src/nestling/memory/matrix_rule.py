@@ -107,10 +107,10 @@ def _run(
 ) -> tuple[Tensor | None, Moved]:
     network, rule, (weight,) = memory.network, memory.rule, state.weights
     assert isinstance(network, Network) and isinstance(rule, MatrixRule)
-    if memory.detach_writes:
-        k, v, eta, alpha, theta = tree_map(Tensor.detach, (k, v, eta, alpha, theta))
     alpha = torch.ones_like(k[..., 0]) if alpha is None else alpha
     x, look = network.inputs(k), None if q is None or memory.read == "chunk" else network.inputs(q)
+    if memory.detach_writes:  # the inputs, not the keys: a feature map may be learnt
+        x, v, eta, alpha, theta = tree_map(Tensor.detach, (x, v, eta, alpha, theta))
     read = "inclusive" if memory.read == "inclusive" else "exclusive"
     pairs = Pairs(x, v, *(gate if gate.dim() == x.dim() else gate[..., None] for gate in (eta, alpha)))
     if fast:

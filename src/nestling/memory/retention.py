@@ -5,6 +5,7 @@ How much a token retains is data: `alpha` of a call, None for all, a number a he
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -74,16 +75,17 @@ class Lq(Retention):
     The norm is of the whole matrix. At `q = 2` it is `ToZero`. Beyond 3 the weights grow where `A` fades: not for memories that
     start at zero.
 
-    q: at least 2.
+    q: at least 2, finite.
     """
 
     q: float = 4.0
     maps = True
 
     def __post_init__(self) -> None:
-        if not self.q >= 2:
-            raise ValueError(f"q={self.q} must be at least 2, where it is the plain norm")
+        if not 2 <= self.q < math.inf:
+            raise ValueError(f"q={self.q} must be at least 2, where it is the plain norm, and finite")
 
     def weight(self, stored: Tensor) -> Tensor:
-        size = torch.linalg.vector_norm(stored, self.q, dim=(-2, -1), keepdim=True)
+        zero = (stored == 0).all(-1, keepdim=True).all(-2, keepdim=True)  # where a norm has no gradient
+        size = torch.linalg.vector_norm(torch.where(zero, 1.0, stored), self.q, dim=(-2, -1), keepdim=True)
         return stored / size.clamp_min(torch.finfo(stored.dtype).tiny ** 0.25) ** (self.q - 2)

@@ -38,6 +38,7 @@ class Classic:
         the chunk size, so that the steps of a chunk on one key, all taken at its start, do not overshoot; "channel" - one in
         (0, 1) of each key channel.
     retention: None; "head" - a constant a head; "token" - learnt, a number a token and head; "channel" - of each key channel.
+    largest: rate that is stable: 2 where what the input held may turn its sign.
     unit_values: whether values, too, are brought to norm 1.
     closed_loop: whether erasure and reading are corrected by two learnt numbers a head (Comba).
     """
@@ -47,6 +48,7 @@ class Classic:
     source: str
     rate: str = "one"
     retention: str | None = None
+    largest: float = 1.0
     unit_values: bool = False
     closed_loop: bool = False
 
@@ -97,13 +99,15 @@ def gated_linear_attention(dim: int, heads: Heads = 1, chunk_size: int = 64) -> 
     return _inclusive(_matrix(dim, heads), DotProduct(), GradientDescent(), chunk_size)
 
 
-@_classic("DeltaNet", "Schlag et al. 2021, arXiv 2102.11174; Yang et al. 2024, arXiv 2406.06484", rate="token")
+@_classic(
+    "DeltaNet", "Schlag et al. 2021, arXiv 2102.11174; Yang et al. 2024, arXiv 2406.06484", rate="token", largest=2.0
+)
 def deltanet(dim: int, heads: Heads = 1, chunk_size: int = 64) -> AssociativeMemory:
     """Regression, one step a token (Eq. 65)."""
     return _inclusive(_matrix(dim, heads), L2(), DeltaRule(), chunk_size)
 
 
-@_classic("Gated DeltaNet", "Yang et al. 2024, arXiv 2412.06464", rate="token", retention="token")
+@_classic("Gated DeltaNet", "Yang et al. 2024, arXiv 2412.06464", rate="token", retention="token", largest=2.0)
 def gated_deltanet(dim: int, heads: Heads = 1, chunk_size: int = 64) -> AssociativeMemory:
     """The delta rule on a memory that fades."""
     return _inclusive(_matrix(dim, heads), L2(), DeltaRule(), chunk_size)
@@ -193,7 +197,7 @@ def atlas(
     hidden: int | None = None,
     window: int = 16,
     degree: int = 1,
-    steps: int = 3,
+    steps: int = 2,
 ) -> AssociativeMemory:
     """OmegaNet with momentum, its writes orthogonal as Muon's steps.
 

@@ -20,7 +20,7 @@ OF_SOME = {  # settings that mean nothing to other mixers
     "memory_horizons": ("self_modifying_titans",),
     "memory_query": ("self_modifying_titans",),
     "conv_width": ("self_modifying_titans", *ZOO),
-    "step_range": tuple(name for name, classic in ZOO.items() if classic.rate in ("token", "channel")),
+    "step_range": tuple(name for name, classic in ZOO.items() if classic.largest > 1),
 }
 LEARNING = ("context", "parameter", "off")
 RETENTIONS = (None, "zero", "initial")
@@ -83,7 +83,7 @@ class HopeConfig(PreTrainedConfig):
     memory_horizons: between these numbers of tokens its heads' memories fade at the start; None is (16, 1024).
     memory_query: where its query comes from: "static" (None is that), a linear map, or "memory", one more memory.
     conv_width: tokens that the short convolution in front of a memory sees; None is 4, and 1 mixes none.
-    step_range: of the delta rule's step, in "deltanet" and its kin: None is 1, and 2 allows negative eigenvalues.
+    step_range: of the delta rule's step in "deltanet" and "gated_deltanet": None is 1, and 2 allows negative eigenvalues.
 
     Unknown keys raise a ValueError.
     """
@@ -160,6 +160,9 @@ class HopeConfig(PreTrainedConfig):
         if self.hidden_size % self.num_attention_heads:
             given = f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"{given}: the width must be a multiple of the heads")
+        for name, usual in (("memory_read", "token"), ("memory_momentum", False)):
+            if self.mixer != "self_modifying_titans" and getattr(self, name) != usual:
+                raise ValueError(f"{name}={getattr(self, name)!r} means nothing to mixer={self.mixer!r}; leave it out")
         for name, mixers in OF_SOME.items():
             if self.mixer not in mixers and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} means nothing to mixer={self.mixer!r}; leave it out")

@@ -57,7 +57,7 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
             divided by their Frobenius norm, as in Muon, whose coefficients are `MUON`.
 
     Returns:
-        `[.., m, n]` in the dtype of `matrices`; a matrix of zeros gives zeros. Gradients flow.
+        `[.., m, n]` in the dtype of `matrices`; a matrix of zeros gives zeros. Gradients flow, to matrices of zeros none.
 
     Raises:
         ValueError: not a batch of real floating-point matrices, no steps, or triples that are not one a step.
@@ -68,7 +68,11 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
     upper, schedule = _schedule(steps)
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).to(torch.promote_types(matrices.dtype, torch.float32))
-    x = _unit(x.reshape(-1, *x.shape[-2:]))
+    x = x.reshape(-1, *x.shape[-2:])
+    zero = (x == 0).flatten(1).all(1)[:, None, None]
+    if some := bool(zero.any()):  # a norm has no gradient there
+        x = torch.where(zero, torch.eye(*x.shape[-2:], dtype=x.dtype, device=x.device), x)
+    x = _unit(x)
     gram, square = _powers(x)
     if own is None:
         scale = upper / _largest(square)
@@ -77,6 +81,7 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
         if i > 0:
             gram, square = _powers(x)
         x = torch.baddbmm(x, torch.add(b * gram, square, alpha=c), x, beta=a)
+    x = torch.where(zero, 0.0, x) if some else x
     return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
