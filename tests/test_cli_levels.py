@@ -103,7 +103,10 @@ def test_bad_input_is_one_sentence(place, tmp_path):
         ([gpt2, "--optimizer", '{"name": "SGD", "speed": 1}'], "unexpected keyword argument 'speed'"),
         ([gpt2, "--optimizer", '{"name": "M3", "periods": [0], "weights": [1.0]}'], "periods=(0,)"),
         ([gpt2, "--tokens_per_step", "64"], "without an optimizer"),
-        ([gpt2, "--optimizer", "AdamW", "--tokens_per_step", "0"], "tokens_per_step=0 must be a whole number of tokens, at least 1"),
+        (
+            [gpt2, "--optimizer", "AdamW", "--tokens_per_step", "0"],
+            "tokens_per_step=0 must be a whole number of tokens, at least 1",
+        ),
         ([], "which model?"),
         ([gpt2, "--levels", '[{"period": 4, "lr": 0.1}]'], "--levels belongs to --response"),
         ([gpt2, "--response"], "has no levels"),

@@ -131,7 +131,7 @@ def _states(optimizer: torch.optim.Optimizer) -> dict[Tensor, State]:
     if isinstance(optimizer, Shell):
         new = {p: optimizer.beginning(p.detach().to("meta"), group) for p, group in parameters if p not in states}
         return {**states, **new}
-    return {**dict.fromkeys((p for p, _ in parameters), {}), **states} if states else _after_a_step(optimizer)
+    return {p: states.get(p, {}) for p, _ in parameters} if states else _after_a_step(optimizer)
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Tensor, State]:
