@@ -36,13 +36,15 @@ def response(model: str | None = None, levels: list[LevelSettings] | None = None
     import torch
     from rich.console import Console
 
-    from nestling.levels.response import measure
+    from nestling.levels.response import measure, poles
     from nestling.report import response as pages
     from nestling.report.svg import standalone
 
     given = _levels(model, levels)
     lowest = min(HIGHEST / 1e3, 0.02 / given[-1].period)  # three decades, and well below the cutoff of every period
     frequencies = torch.logspace(math.log10(lowest), math.log10(HIGHEST), POINTS, dtype=torch.float64)
+    for level in given:
+        poles(level)  # raises where there is no response to measure, before there is a bar
     with progress("measuring levels", len(given)) as advance:
         measured = measure(given, frequencies, each=lambda: advance(1, ""))
     Console().print(pages.tables(given, frequencies, measured))

@@ -30,9 +30,7 @@ def tables(levels: Sequence[Level], frequencies: Tensor, measured: Sequence[Gain
     """Cutoffs and agreement, a row a level; then both gains, measured and in closed form, a row a frequency."""
     headings = ["level", "cutoff of steps", "cutoff of values", "largest difference, %"]
     rows = [[name(one), *cutoffs(one), _difference(one, frequencies, gain)] for one, gain in _pairs(levels, measured)]
-    title = (
-        "Cutoffs (-3 dB), cycles a token; differences in % of a level's largest gain"
-    )
+    title = "Cutoffs (-3 dB), cycles a token; differences in % of a level's largest gain"
     return Group(table(title, headings, rows), *(_gains(i, levels, frequencies, measured) for i in range(len(PANELS))))
 
 
