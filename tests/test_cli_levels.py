@@ -1,6 +1,7 @@
 """`nestling levels`: the table of a model from its configuration alone."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from transformers import BertConfig, LlamaConfig
 
-from nestling import HopeConfig, HopeForCausalLM, Level
+from nestling import HopeConfig, HopeForCausalLM, Level, cli
 from nestling.cli.folders import outline
+from nestling.cli.optimizers import WITH_DATA, make_optimizers
+from nestling.errors import UserError
 from nestling.levels import describe
 from tests.families import decoder
 from tests.test_cli import nestling
@@ -84,6 +87,35 @@ def test_an_optimizer_by_name_or_with_settings(place, tmp_path, model, optimizer
         assert rows["CMS level 0"]["frequency"] == 1 / 32 and rows["CMS level 1"]["frequency"] == 1 / 64
 
 
+def test_optimizers_to_choose_from_are_those_that_can_be_shown(place):
+    """Whatever is proposed works; what needs data for its first step is not proposed, and says so."""
+    network = outline(str(place / "gpt2"))
+    with pytest.raises(UserError, match="is unknown; choose") as raised:
+        make_optimizers(network, "Magic")
+    proposed = str(raised.value).partition("choose ")[2].split(", ")
+    assert {"AdamW", "DGD", "M3", "Muon", "SGD"} <= set(proposed)
+    for name in proposed:
+        assert describe(network, make_optimizers(network, name)).optimizers
+    for name in WITH_DATA:
+        with pytest.raises(UserError, match=f"optimizer='{name}' makes its state in its first step.*choose AdEMAMix"):
+            make_optimizers(network, name)
+        with pytest.raises(ValueError, match="make a step with lr=0"):
+            describe(network, getattr(torch.optim, name)(network.parameters()))
+
+
+def test_it_ends_quietly_when_nobody_reads_on(place, monkeypatch, capsys):
+    """As in `nestling levels model | head`: a pipe whose other end is closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "argv", ["nestling", "levels", str(place / "gpt2")])
+    with open(writing, "w") as out, monkeypatch.context() as printing:
+        printing.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        print("more", file=out, flush=True)  # what is still to be written goes nowhere
+    assert stop.value.code == 1 and capsys.readouterr().err == ""
+
+
 def test_a_head_that_was_saved_is_there(place):
     """The class is the one that the configuration names."""
     model = outline(str(place / "bert"))
@@ -100,10 +132,21 @@ def test_bad_input_is_one_sentence(place, tmp_path):
         ([str(place / "broken")], "broken"),
         ([gpt2, "--optimizer", "Magic"], "optimizer='Magic' is unknown; choose"),
         ([gpt2, "--optimizer", "Retained"], "optimizer='Retained' is unknown"),
-        ([gpt2, "--optimizer", '{"name": "SGD", "speed": 1}'], "unexpected keyword argument 'speed'"),
+        ([gpt2, "--optimizer", '{"name": "SGD", "speed": 1}'], "no setting 'speed'; it takes lr, momentum,"),
+        ([gpt2, "--optimizer", '{"momentum": 0.9}'], "optimizer={'momentum': 0.9} has no name"),
+        ([gpt2, "--svg", ""], "svg='' is no name of a file"),
+        ([gpt2, "--json", str(place)], "is no name of a file; give one, such as levels.json"),
+        ([gpt2, "--optimizer", "AdamW", "--tokens_per_step", "1.5"], "tokens_per_step: Expected int; given was 1.5"),
+        (["--response", "--levels", '[{"period": 4}]'], "levels: the following arguments are required: lr;"),
+        (["--response", "--levels", '[{"period": "x", "lr": 1}]'], "levels: period: Expected int, got x;"),
+        (["--response", "--levels", '[{"period": 4, "lr": 1, "lrr": 2}]'], "levels: Option 'lrr' is not accepted;"),
+        ([gpt2, "--speed", "1"], "unrecognized arguments: --speed 1; nestling levels --help"),
         ([gpt2, "--optimizer", '{"name": "M3", "periods": [0], "weights": [1.0]}'], "periods=(0,)"),
         ([gpt2, "--tokens_per_step", "64"], "without an optimizer"),
-        ([gpt2, "--optimizer", "AdamW", "--tokens_per_step", "0"], "tokens_per_step=0 must be at least 1"),
+        (
+            [gpt2, "--optimizer", "AdamW", "--tokens_per_step", "0"],
+            "tokens_per_step=0 must be a whole number of tokens, at least 1",
+        ),
         ([], "which model?"),
         ([gpt2, "--levels", '[{"period": 4, "lr": 0.1}]'], "--levels belongs to --response"),
         ([gpt2, "--response"], "has no levels"),

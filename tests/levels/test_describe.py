@@ -389,8 +389,11 @@ def test_two_optimizers_for_one_parameter_are_refused():
     levels = LevelOptimizer(model, [Level(4, lr=0.1)], [["weight"]])
     with pytest.raises(ValueError, match="1 weights are moved by a LevelOptimizer and by SGD"):
         describe(model, [levels, sgd])
-    with pytest.raises(ValueError, match="tokens_per_step=0 must be at least 1"):
-        describe(model, sgd, 0)
+    for tokens in (0, True, 1.5, "4"):
+        with pytest.raises(
+            ValueError, match=f"tokens_per_step={tokens!r} must be a whole number of tokens, at least 1"
+        ):
+            describe(model, sgd, tokens)
     with pytest.raises(KeyError, match="'nose' is no component; there are linear maps"):
         describe(model)["nose"]
 

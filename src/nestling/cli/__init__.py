@@ -6,15 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 
-from jsonargparse import ArgumentParser
-
 from nestling.cli import memories
 from nestling.cli.evals import EVALS, demo
 from nestling.cli.learning import generate, learn, train
 from nestling.cli.levels import EXAMPLES as LEVELS_EXAMPLES
 from nestling.cli.levels import MODEL, levels
 from nestling.cli.pretrained import convert, merge
-from nestling.cli.terminal import sentence
+from nestling.cli.terminal import Arguments, sentence
 
 Command = Callable[..., None]
 COMMANDS: dict[str, Command] = {
@@ -49,14 +47,14 @@ FLAGS = {
 }
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Arguments:
     """One subcommand a function; its booleans are flags."""
-    parser = ArgumentParser(prog="nestling", description="Language models that keep learning.", parser_mode="toml")
+    parser = Arguments(prog="nestling", description="Language models that keep learning.", parser_mode="toml")
     commands = parser.add_subcommands(dest="command")
     for name, function in COMMANDS.items():
         commands.add_subcommand(name, _arguments(name, function), help=_summary(function))
     for group, (summary, functions) in GROUPS.items():
-        inner = ArgumentParser(parser_mode="toml")
+        inner = Arguments(parser_mode="toml")
         commands.add_subcommand(group, inner, help=summary)
         members = inner.add_subcommands(dest="member")
         for name, function in functions.items():
@@ -64,10 +62,10 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _arguments(name: str, function: Command) -> ArgumentParser:
+def _arguments(name: str, function: Command) -> Arguments:
     """A function's arguments as options, its booleans as flags."""
     example = EXAMPLES.get(name)
-    parser = ArgumentParser(parser_mode="toml", epilog=example and f"example: {example}")
+    parser = Arguments(parser_mode="toml", epilog=example and f"example: {example}")
     parser.add_argument("--config", action="config", help="a TOML file with any of these settings")
     flags = [argument for argument, hint in function.__annotations__.items() if hint == "bool"]
     positional = [POSITIONAL[name]] if name in POSITIONAL else []
@@ -95,8 +93,12 @@ def main() -> None:
     arguments = {key: value for key, value in vars(command).items() if key != "config"}
     try:
         functions[name](**arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("nestling: stopped")
+    except BrokenPipeError:  # whoever read what is printed has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes, at exit
+        sys.exit(1)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("NESTLING_TRACEBACK"):
             raise

@@ -39,6 +39,9 @@ def levels(
         levels: with --response, of which levels, from fast to slow.
     """
     quiet()
+    for name, file in (("json", json), ("svg", svg)):
+        if file is not None and Path(file).is_dir():
+            raise UserError(f"{name}={file!r} is no name of a file; give one, such as levels.{name}")
     if response:
         unused = {"optimizer": optimizer, "tokens_per_step": tokens_per_step, "json": json}
         if given := [f"--{name}" for name, value in unused.items() if value is not None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestling.cli.folders import outline
+from nestling.cli.terminal import progress
 from nestling.errors import UserError
 from nestling.settings import LevelSettings
 
@@ -35,14 +36,17 @@ def response(model: str | None = None, levels: list[LevelSettings] | None = None
     import torch
     from rich.console import Console
 
-    from nestling.levels.response import measure
+    from nestling.levels.response import measure, poles
     from nestling.report import response as pages
     from nestling.report.svg import standalone
 
     given = _levels(model, levels)
     lowest = min(HIGHEST / 1e3, 0.02 / given[-1].period)  # three decades, and well below the cutoff of every period
     frequencies = torch.logspace(math.log10(lowest), math.log10(HIGHEST), POINTS, dtype=torch.float64)
-    measured = measure(given, frequencies)
+    for level in given:
+        poles(level)  # raises where there is no response to measure, before there is a bar
+    with progress("measuring levels", len(given)) as advance:
+        measured = measure(given, frequencies, each=lambda: advance(1, ""))
     Console().print(pages.tables(given, frequencies, measured))
     if svg is not None:
         Path(svg).write_text(standalone(pages.figure(given, frequencies, measured)), encoding="utf-8")

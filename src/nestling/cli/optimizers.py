@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from nestling.errors import UserError
@@ -11,26 +12,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 AROUND = ("Optimizer", "Retained", "Shell")  # the bases, and what stands around another optimiser
+# Whose first step, which makes their state, cannot be tried without data.
+WITH_DATA = ("Adafactor", "ASGD", "LBFGS", "SparseAdam")
 
 
 def make_optimizers(network: PreTrainedModel, given: str | dict[str, Any]) -> list[Any]:
     """What trains a model: an optimiser by name, or by its settings and a name; and before it what moves levels, if it is another.
 
     Raises:
-        UserError: no such optimiser, or settings that it does not take.
+        UserError: no name, no such optimiser, one of which nothing can be said without data, or settings that it does not take.
     """
     import torch
 
     from nestling import optim
 
     settings = {"name": given} if isinstance(given, str) else dict(given)
-    name = settings.pop("name", None)
-    homes = {kind: home for home in (torch.optim, optim) for kind in _names(home)}
-    if name not in homes:
-        raise UserError(f"optimizer={name!r} is unknown; choose {', '.join(sorted(homes))}")
+    if "name" not in settings:
+        raise UserError(
+            f'optimizer={given!r} has no name; give one with the settings: {{"name": "SGD", "momentum": 0.9}}'
+        )
+    kind = _kind(settings.pop("name"), (torch.optim, optim))
+    _check_settings(kind, settings)
     by_level = _by_level(network)
     moved: set[Tensor] = {o.weights[weight] for o in by_level for weight in o.moved}
-    kind, head = getattr(homes[name], name), _head(network)
+    name, head = kind.__name__, _head(network)
     try:
         if name == "DGD":
             groups = _without(optim.layer_groups(network, plain=_tied(network)), moved)
@@ -45,6 +50,24 @@ def make_optimizers(network: PreTrainedModel, given: str | dict[str, Any]) -> li
         return [*by_level, kind(groups[0]["params"], **settings), *rest]
     except TypeError as error:
         raise UserError(f"optimizer {name}: {error}") from None
+
+
+def _kind(name: Any, homes: tuple[Any, ...]) -> type:
+    """The optimiser of a name, of the last of the modules that has one."""
+    kinds = {kind: getattr(home, kind) for home in homes for kind in _names(home)}
+    choices = f"choose {', '.join(sorted(kinds.keys() - set(WITH_DATA)))}"
+    if name in WITH_DATA:
+        raise UserError(f"optimizer={name!r} makes its state in its first step, of data that are not here; {choices}")
+    if name not in [*kinds]:
+        raise UserError(f"optimizer={name!r} is unknown; {choices}")
+    return kinds[name]
+
+
+def _check_settings(kind: type, settings: dict[str, Any]) -> None:
+    """Those that an optimiser takes beside the parameters and the model."""
+    allowed = [name for name in inspect.signature(kind).parameters if name not in ("params", "model")]
+    if unknown := [name for name in settings if name not in allowed]:
+        raise UserError(f"optimizer {kind.__name__} has no setting {unknown[0]!r}; it takes {', '.join(allowed)}")
 
 
 def _names(home: Any) -> list[str]:

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+# Lines of jsonargparse that say where it was, and not what is wrong.
+AROUND = (
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Problem with given",
+    "Expected a <class 'NoneType'>",
+    "Given value type",
+)
+
+
+class Arguments(ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say it on standard error, and exit with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        command = self.prog.replace(" [options]", "")
+        print(f"nestling: {complaint(message)}; {command} --help says more", file=sys.stderr)
+        self.exit(2)
 
 
 class progress:
@@ -32,6 +58,20 @@ def show(pages: Any, results: dict[str, Any], report: str, console: Any) -> None
     Path(report).write_text(page, encoding="utf-8")
     console.print(pages.tables(results))
     print(f"the report is {report}")
+
+
+def complaint(message: str) -> str:
+    """What jsonargparse says over many lines, on one line."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    text = " ".join(line for line in lines if not line.startswith(AROUND) and "Namespace(" not in line)
+    for pattern, words in (
+        (r'Parser key "([^"]+)":', r"\1:"),
+        (r"Expected a <class '([\w.]+)'>", r"Expected \1"),
+        (r"\. Got value: ", ", got "),
+        (r" Given value: ", "; given was "),
+    ):
+        text = re.sub(pattern, words, text)
+    return text.rstrip(".")
 
 
 def sentence(error: BaseException) -> str:

@@ -31,8 +31,10 @@ from nestling.memory import GradientDescent
 from nestling.optim import PreconditionedMomentum
 from nestling.optim.preconditioned_momentum import Identity
 
-UPDATES = 16  # of the slowest level, that are looked at once what came before has died away
-REST = 1e-6  # what is left then of the beginning
+UPDATES = 64  # of each level that are watched, and beside them
+CYCLE = 1 / 50  # so much of a cycle of the lowest frequency, but
+MOST = 2**14  # no more updates than these
+LIKE = 1e-8  # of the power of a wave is left beside what looks like it; double precision tells them apart from 1e-16 on
 
 
 class Gain(NamedTuple):
@@ -119,63 +121,76 @@ def alias(level: Level, frequencies: Tensor) -> Tensor:
     return (turns - turns.round()).abs() / level.period
 
 
-@torch.no_grad()
-def measure(levels: Sequence[Level], frequencies: Tensor) -> list[Gain]:
+def measure(levels: Sequence[Level], frequencies: Tensor, each: Callable[[], None] = lambda: None) -> list[Gain]:
     """The gains that levels are seen to have: sine and cosine gradients go through `gather` and `step`, in float64.
 
-    The levels, fast to slow, read one stream; its length is as many periods of the slowest as its momentum and its decay
-    need to settle and some more, and a cycle of the lowest frequency. It costs a call of each function for every period of the
-    fastest. The value of a level without decay has a constant in it, what the stream began with: it is NaN where `alias` is so
-    low that it could not be told from that.
+    Every level reads a stream of its own from its first token on, of `UPDATES` periods and a share of a cycle of the lowest
+    frequency. What begins there fades by its momentum and its decay, or stays, without a decay; it is of a known form, and is told
+    apart from the wave by least squares. A gain is NaN where the wave is too much like it: at frequencies whose `alias` is so low
+    that the wave hardly turns while the level is watched. It costs a call of each function for every period.
+
+    Args:
+        levels: fast to slow. frequencies: float64 `[F]`, in cycles a token, each in (0, 1/2].
+        each: called after each level.
 
     Raises:
         ValueError: as `closed_form`; or levels that are not sorted, or whose periods are no multiples of the fastest's.
     """
     levels = as_levels(levels)
     f = _checked(frequencies)
-    if not levels:
-        return []
     filters = [poles(level) for level in levels]
-    settling = [level.period * max(map(_settling, pair)) for level, pair in zip(levels, filters, strict=True)]
-    slowest = levels[-1].period
-    length = max(settling) + UPDATES * slowest + math.ceil(1 / f.min().item())
-    values = _driven(levels, f, -(-length // slowest) * slowest)
-    pairs = zip(levels, filters, settling, values, strict=True)
-    return [_gain(level, keep, settled, f, value) for level, (_, keep), settled, value in pairs]
+    gains = []
+    for level, (beta, keep) in zip(levels, filters, strict=True):
+        gains.append(_gain(beta, keep, *_driven(level, f)))
+        each()
+    return gains
 
 
-def _driven(levels: list[Level], f: Tensor, length: int) -> list[Tensor]:
-    """What each level holds after each of its updates, `[updates, F]` complex: cosines drive the real part, sines the other."""
-    segment, rows = levels[0].period, 2 * len(f)
-    fast = initial(levels, [["w"]] * len(levels), {"w": torch.zeros(1, 1, dtype=f.dtype)}, rows)
-    count = torch.full((rows,), segment)
-    held: list[list[Tensor]] = [[] for _ in levels]
-    for start in range(0, length, segment):
-        wave = _turn(-f[:, None] * torch.arange(start, start + segment)).sum(1)
+@torch.no_grad()
+def _driven(level: Level, f: Tensor) -> tuple[Tensor, Tensor]:
+    """What a level holds after each of its updates, cosines driving the real part and sines the other, and the wave then.
+
+    Both are `[updates, F]` complex. The wave's sum over a period is taken once; a period later it is the same, further turned.
+    """
+    rows, period = 2 * len(f), level.period
+    updates = UPDATES + min(MOST, math.ceil(CYCLE / (f.min().item() * period)))
+    fast = initial([level], [["w"]], {"w": torch.zeros(1, 1, dtype=f.dtype)}, rows)
+    count = torch.full((rows,), period)
+    total = torch.stack([_turn(-one * torch.arange(period)).sum() for one in f])  # one by one: a period may be long
+    starts = period * torch.arange(updates)[:, None]
+    held = []
+    for wave in _turn(-f * starts) * total:
         gradient = torch.cat([wave.real, wave.imag])[:, None, None]
-        fast = step(levels, gather(fast, {"w": gradient}, {}, count, count))
-        for level, state, found in zip(levels, fast, held, strict=True):
-            if (start + segment) % level.period == 0:
-                found.append(state.weights["w"].value.flatten())
-    return [torch.complex(*torch.stack(found).chunk(2, dim=1)) for found in held]
+        fast = step([level], gather(fast, {"w": gradient}, {}, count, count))
+        held.append(fast[0].weights["w"].value.flatten())
+    return torch.complex(*torch.stack(held).chunk(2, dim=1)), _turn(-f * (starts + period - 1))
 
 
-def _gain(level: Level, keep: float, settled: int, f: Tensor, value: Tensor) -> Gain:
-    """The amplitudes in a level's values `[updates, F]`, once it has settled."""
+def _gain(beta: float, keep: float, value: Tensor, wave: Tensor) -> Gain:
+    """The amplitudes of a wave in a level's values and in its steps, all `[updates, F]`, beside what the beginning left in them."""
     steps = value - keep * torch.cat([torch.zeros_like(value[:1]), value[:-1]])
-    last = torch.arange(1, len(value) + 1) * level.period - 1
-    after = settled // level.period
-    wave = _turn(-f * last[after:, None])
-    return Gain(_amplitude(steps[after:], wave), _amplitude(value[after:], wave, constant=keep == 1))
+    n = torch.arange(len(value), dtype=wave.real.dtype)
+    momentum = [beta**n] if beta else []
+    return Gain(
+        _amplitude(steps, wave, momentum), _amplitude(value, wave, [keep**n, *(_added(x, keep) for x in momentum)])
+    )
 
 
-def _amplitude(signal: Tensor, wave: Tensor, constant: bool = False) -> Tensor:
-    """The least-squares amplitude of a wave, each `[N, F]`, in a signal; beside a constant, if there may be one."""
-    if constant:
-        signal, wave = signal - signal.mean(0), wave - wave.mean(0)
+def _added(steps: Tensor, keep: float) -> Tensor:
+    """What a level holds that adds such steps, `[updates]`, up."""
+    held = [0.0]
+    for one in steps.tolist():
+        held.append(keep * held[-1] + one)
+    return torch.tensor(held[1:], dtype=steps.dtype)
+
+
+def _amplitude(signal: Tensor, wave: Tensor, beside: list[Tensor]) -> Tensor:
+    """The least-squares amplitude of a wave, each `[N, F]`, in a signal that has a part along each `[N]` of `beside`."""
+    if beside:
+        q = torch.linalg.qr(torch.stack(beside, dim=1))[0].to(wave.dtype)
+        signal, wave = signal - q @ (q.mH @ signal), wave - q @ (q.mH @ wave)
     power = wave.abs().square().mean(0)
-    found = (wave.conj() * signal).mean(0) / power
-    return torch.where(power > 1e-4, found, torch.nan)  # a hundredth of a cycle at least
+    return torch.where(power > LIKE, (wave.conj() * signal).mean(0) / power, torch.nan)
 
 
 def _checked(frequencies: Tensor) -> Tensor:
@@ -192,11 +207,6 @@ def _turn(x: Tensor) -> Tensor:
     """`e^(-2 pi i x)`, by the fraction of the turn, which keeps its digits late in a stream."""
     angle = -2 * torch.pi * (x - x.round())
     return torch.complex(angle.cos(), angle.sin())
-
-
-def _settling(pole: float) -> int:
-    """Updates until `REST` is left of what a pole remembers; one that forgets nothing has a constant to show for it."""
-    return math.ceil(math.log(REST) / math.log(pole)) if 0 < pole < 1 else 0
 
 
 def _gains(level: Level, f: float) -> Gain:

@@ -24,7 +24,7 @@ class Context:
     unit: what is counted.
     effective: how many: all weights over the newest one's, `1 / (1 - beta)` for a decay `beta`. Infinite where nothing fades;
         None where it is as many as the context has.
-    most: how many of the newest hold 99% of it, or None where that is not known.
+    most: how many of the newest hold 99% of it, at least, or None where that is not known.
     note: what the numbers leave out.
     """
 
@@ -40,7 +40,7 @@ class Context:
             return cls(unit)
         if decay == 0:
             return cls(unit, float(each), round(each))
-        most = max(1, int(math.log(0.01) / math.log(decay)))
+        most = math.ceil(math.log(0.01) / math.log(decay) - 1e-9)  # of 0.1 it is 2, and rounding must not make it 3
         return cls(unit, float(f"{each / (1 - decay):.6g}"), most * round(each))
 
 

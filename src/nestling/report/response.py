@@ -30,7 +30,7 @@ def tables(levels: Sequence[Level], frequencies: Tensor, measured: Sequence[Gain
     """Cutoffs and agreement, a row a level; then both gains, measured and in closed form, a row a frequency."""
     headings = ["level", "cutoff of steps", "cutoff of values", "largest difference, %"]
     rows = [[name(one), *cutoffs(one), _difference(one, frequencies, gain)] for one, gain in _pairs(levels, measured)]
-    title = "Cutoffs, cycles a token (-3 dB); the largest difference of a measured gain to the closed form"
+    title = "Cutoffs (-3 dB), cycles a token; differences in % of a level's largest gain"
     return Group(table(title, headings, rows), *(_gains(i, levels, frequencies, measured) for i in range(len(PANELS))))
 
 
@@ -99,10 +99,22 @@ def _frame(axes: Axes, panel: int, levels: Sequence[Level], frequencies: Tensor)
     axes.set_title(f"gain of {PANELS[panel]}", loc="left", color=MUTED)
 
 
+def difference(level: Level, frequencies: Tensor, gain: Gain) -> float:
+    """The largest of what was measured of both gains to their closed form, over the largest of the gain; NaN of nothing.
+
+    Not over the gain at each frequency: of the zeros of the mean there would be rounding over rounding.
+    """
+    found = []
+    for measured, expected in zip(gain, closed_form(level, frequencies), strict=True):
+        gaps, largest = (measured - expected).abs(), expected.abs().max().item()
+        gaps = gaps[~measured.isnan()] / (largest or 1.0)  # a level with lr=0 has no gain
+        found += [gaps.max().item()] if len(gaps) else []
+    return max(found, default=math.nan)
+
+
 def _difference(level: Level, frequencies: Tensor, gain: Gain) -> str:
-    expected = closed_form(level, frequencies)
-    gaps = [((a - b).abs() / b.abs()).nan_to_num(0.0).max().item() for a, b in zip(gain, expected, strict=True)]
-    return number(100 * max(gaps), ".1e")
+    found = difference(level, frequencies, gain)
+    return NOTHING if math.isnan(found) else number(100 * found, ".1e")
 
 
 def _pairs(levels: Sequence[Level], measured: Sequence[Gain]) -> list[tuple[Level, Gain]]:

@@ -46,12 +46,12 @@ def describe(
     Args:
         model: any module, on any device; `torch.device("meta")` will do, nothing is computed.
         optimizer: what moves its parameters: one, several, or None for the model as it is used. Before its first step its state is
-            the one that this step will make.
+            the one that this step will make, and after it the one that is there.
         tokens_per_step: how many tokens a step of the optimisers sees; None is half a million.
 
     Raises:
         ValueError: no module; an optimiser of another model, or two for one parameter; an optimiser that must make a step first;
-            tokens_per_step below 1, or without an optimiser.
+            tokens_per_step that is no whole number of at least 1, or without an optimiser.
     """
     optimizers = _checked(model, optimizer, tokens_per_step)
     tokens = TOKENS if tokens_per_step is None else tokens_per_step
@@ -91,8 +91,9 @@ def _checked(model: Any, optimizer: Any, tokens_per_step: int | None) -> tuple[O
         raise ValueError(
             f"tokens_per_step={tokens_per_step} without an optimizer: no step is made; give one, or leave it out"
         )
-    if tokens_per_step is not None and tokens_per_step < 1:
-        raise ValueError(f"tokens_per_step={tokens_per_step} must be at least 1")
+    whole = isinstance(tokens_per_step, int) and not isinstance(tokens_per_step, bool)
+    if tokens_per_step is not None and not (whole and tokens_per_step >= 1):
+        raise ValueError(f"tokens_per_step={tokens_per_step!r} must be a whole number of tokens, at least 1")
     return optimizers
 
 

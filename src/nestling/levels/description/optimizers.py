@@ -85,7 +85,9 @@ def sizes(state: State, parts: Iterable[Part]) -> Iterator[tuple[Part, Size]]:
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     """Tensors and numbers of an entry of a state."""
-    if isinstance(value, Tensor | float | int):
+    if isinstance(value, Tensor):
+        yield value  # as_tensor would move it to a default device, for which one without memory has no data
+    elif isinstance(value, float | int):
         yield torch.as_tensor(value)
     elif isinstance(value, list | tuple):
         for item in value:
@@ -119,13 +121,17 @@ def _context(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Context
 
 
 def _states(optimizer: torch.optim.Optimizer) -> dict[Tensor, State]:
-    """Of every parameter that it moves the state, as it is or as the first step will make it."""
+    """Of every parameter that it moves the state: as it is, or as the first step will make it.
+
+    An optimiser of torch has its state from its first step on: a parameter without one then is one that has had no gradient, or,
+    in LBFGS, one whose state is kept with the first. A `Shell` may have some before.
+    """
     parameters = [(p, group) for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     states: dict[Tensor, State] = {p: optimizer.state[p] for p, _ in parameters if optimizer.state.get(p)}
     if isinstance(optimizer, Shell):
         new = {p: optimizer.beginning(p.detach().to("meta"), group) for p, group in parameters if p not in states}
         return {**states, **new}
-    return states if states and len(states) == len(parameters) else {**_after_a_step(optimizer), **states}
+    return {p: states.get(p, {}) for p, _ in parameters} if states else _after_a_step(optimizer)
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Tensor, State]:
@@ -140,12 +146,13 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[Tensor, State]:
         trial.state.clear()
         for twin in twins.values():
             twin.grad = torch.empty_like(twin) if twin.requires_grad else None
-        trial.step()
+        with torch.device("cpu"):  # counts of steps have data, whatever the default device is
+            trial.step()
     except Exception as error:  # whatever an optimiser of anyone's raises
         raise ValueError(
             f"{type(optimizer).__name__} makes its state in its first step, which could not be tried without data "
             f"({str(error).splitlines()[0]}); make a step with lr=0 before it is described"
-        ) from error
+        ) from None
     return {p: dict(trial.state[twin]) for p, twin in twins.items()}
 
 
