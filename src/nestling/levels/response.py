@@ -31,10 +31,9 @@ from nestling.memory import GradientDescent
 from nestling.optim import PreconditionedMomentum
 from nestling.optim.preconditioned_momentum import Identity
 
-UPDATES = 64  # of each level that are watched, and beside them
-CYCLE = 1 / 50  # so much of a cycle of the lowest frequency, but
-MOST = 2**14  # no more updates than these
-LIKE = 1e-8  # of the power of a wave is left beside what looks like it; double precision tells them apart from 1e-16 on
+# A level is watched for UPDATES of its updates, and for those in a CYCLE of the lowest frequency, MOST at most.
+UPDATES, CYCLE, MOST = 64, 1 / 50, 2**14
+LIKE = 1e-8  # of a wave's power is left, at least, where it can be told from what looks like it
 
 
 class Gain(NamedTuple):
