@@ -126,6 +126,9 @@ class Function:
 
     function: Callable[[Tensor, Tensor], Tensor]
 
+    def __repr__(self) -> str:
+        return f"Function({getattr(self.function, '__qualname__', type(self.function).__name__)})"
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of each token, `[..]` for `[.., d]`."""
         return self._each(self._of_one, output, target).reshape(output.shape[:-1])
