@@ -1,7 +1,9 @@
 """The ablation: each row changes the one thing that it names, and nothing is run twice."""
 
 import gzip
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,3 +126,10 @@ def test_what_takes_too_long_is_left_to_the_full_size():
     assert "chunk 1" in main.SIZES["default"].without and not main.SIZES["full"].without
     with pytest.raises(UserError, match=r"unknown row w/o luck.*w/o DGD"):
         main.ablation(["w/o luck"], "quick", "nowhere", 1, print)
+
+
+def test_the_page_is_what_was_measured():
+    """The table in the documentation is the one that the data beside it give."""
+    folder = Path(__file__).parents[2] / "docs" / "results"
+    results = json.loads((folder / "ablation.json").read_text())
+    assert pages.markdown(results) == (folder / "ablation.md").read_text()
