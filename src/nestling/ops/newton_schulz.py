@@ -70,9 +70,9 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
     x = (matrices.mT if tall else matrices).to(torch.promote_types(matrices.dtype, torch.float32))
     x = x.reshape(-1, *x.shape[-2:])
     zero = (x == 0).flatten(1).all(1)[:, None, None]
-    if some := bool(zero.any()):  # a norm has no gradient there
-        x = torch.where(zero, torch.eye(*x.shape[-2:], dtype=x.dtype, device=x.device), x)
-    x = _unit(x)
+    x = _unit(
+        torch.where(zero, torch.eye(*x.shape[-2:], dtype=x.dtype, device=x.device), x)
+    )  # of zeros a norm has no gradient
     gram, square = _powers(x)
     if own is None:
         scale = upper / _largest(square)
@@ -81,7 +81,7 @@ def newton_schulz(matrices: Tensor, steps: int = 5, coefficients: Triple | Seque
         if i > 0:
             gram, square = _powers(x)
         x = torch.baddbmm(x, torch.add(b * gram, square, alpha=c), x, beta=a)
-    x = torch.where(zero, 0.0, x) if some else x
+    x = torch.where(zero, 0.0, x)
     return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
