@@ -18,7 +18,7 @@ from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.ops import State
-from nestling.ops.state import tree_map, where_rows
+from nestling.ops.state import tree_map, where_rows, zeros
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Difference(State):
         """Nothing gathered for the next update, in `rows [B]` or in all."""
 
         def empty(x: Tensor) -> Tensor:
-            return torch.zeros_like(x) if rows is None else where_rows(~rows, x)
+            return _zeros_like(x) if rows is None else where_rows(~rows, x)
 
         return replace(self, gradient=empty(self.gradient), moment=tree_map(empty, self.moment))
 
@@ -86,20 +86,20 @@ def initial(levels: list[Level], moves: list[list[str]], weights: Mapping[str, T
 
 
 def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batch: int) -> LevelState:
-    def zeros(*shape: int) -> Tensor:
+    def none(*shape: int) -> Tensor:
         like = weights[names[0]]
-        return torch.zeros(batch, *shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+        return zeros((batch, *shape), torch.promote_types(like.dtype, torch.float32), like.device)
 
     differences = {}
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
-        seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen | RetainPredictions) else None
-        moment = zeros(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
-        felt = zeros(rows, rows) if level.feels else None
-        value = zeros(rows, columns)
-        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value), moment, felt)
-    clock, steps, size = zeros().double(), zeros().long(), zeros()
-    return LevelState(differences, clock, clock, clock, steps, steps, size, size, zeros().bool())
+        seen = none(columns, columns) if isinstance(level.rule, RetainSeen | RetainPredictions) else None
+        moment = none(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
+        felt = none(rows, rows) if level.feels else None
+        value = none(rows, columns)
+        differences[name] = Difference(value, value, seen, _new_memory(level, value), moment, felt)
+    clock, steps, size = none().double(), none().long(), none()
+    return LevelState(differences, clock, clock, clock, steps, steps, size, size, none().bool())
 
 
 def _new_memory(level: Level, value: Tensor) -> Memory:
@@ -123,12 +123,15 @@ def effective(fast: FastWeights, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 def at_rest(level: Level, state: LevelState) -> LevelState:
     """The level back at its initial state, with nothing gathered. Its counters, and what it has seen, stay."""
-    zeros = torch.zeros_like
     weights = {
-        name: replace(d.emptied(), value=zeros(d.value), memory=_new_memory(level, d.value))
+        name: replace(d.emptied(), value=_zeros_like(d.value), memory=_new_memory(level, d.value))
         for name, d in state.weights.items()
     }
-    return replace(state, weights=weights, gathered=zeros(state.gathered), lessons=zeros(state.lessons))
+    return replace(state, weights=weights, gathered=_zeros_like(state.gathered), lessons=_zeros_like(state.lessons))
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    return zeros(tuple(x.shape), x.dtype, x.device)
 
 
 def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -14,7 +15,8 @@ from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
-from nestling.ops.state import where_rows
+from nestling.memory.rule import damped_inverse
+from nestling.ops.state import once, where_rows
 
 LARGEST = 1e28  # a trace of moments; ten thousand million of them are finite in float32
 
@@ -42,16 +44,18 @@ def gather(
     def add(name: str, d: Difference) -> Difference:
         rank = d.value.shape[-1]
         if gradients is not None:
-            d = replace(d, gradient=d.gradient + projected(name, gradients[name].to(d.gradient.dtype), rank))
+            slope = projected(name, gradients[name].to(d.gradient.dtype), rank)
+            d = replace(d, gradient=plus(d.gradient, slope))
             if d.moment is not None:
-                d = replace(d, moment=d.moment + _of(name, seen)[:, :rank, :rank].to(d.moment.dtype))
+                d = replace(d, moment=plus(d.moment, _of(name, seen, rank)))
         if d.seen is None:
             return d
-        d = replace(d, seen=_more(d.seen, _of(name, seen)[:, :rank, :rank]))
-        return d if d.felt is None else replace(d, felt=_more(d.felt, _of(name, felt)))
+        d = replace(d, seen=more(d.seen, _of(name, seen, rank)))
+        return d if d.felt is None else replace(d, felt=more(d.felt, _of(name, felt)))
 
-    def _more(total: Tensor, new: Tensor) -> Tensor:
-        return total + (new if sound else where_rows(finite, new)).to(total.dtype)
+    # levels, and weights, that have gathered the same until now keep one sum of it
+    plus = once(lambda total, new: total + new.to(total.dtype))
+    more = plus if sound else once(lambda total, new: total + where_rows(finite, new).to(total.dtype))
 
     def gathered(level: LevelState) -> LevelState:
         more = replace(
@@ -66,12 +70,13 @@ def gather(
     return tuple(gathered(level) for level in fast)
 
 
-def _of(name: str, seen: Mapping[str, Tensor]) -> Tensor:
+def _of(name: str, seen: Mapping[str, Tensor], rank: int | None = None) -> Tensor:
     if name not in seen:
         raise ValueError(
             f"{name} took no part in reading, and a level's rule asks for its inputs; do not assign it to a level"
         )
-    return seen[name]
+    moment = seen[name]
+    return moment if rank in (None, moment.shape[-1]) else moment[:, :rank, :rank]
 
 
 def step(levels: list[Level], fast: FastWeights) -> FastWeights:
@@ -91,14 +96,11 @@ def step(levels: list[Level], fast: FastWeights) -> FastWeights:
 def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
     """The end of a period in the rows `due [B]`: a step in those that had a lesson."""
     taught = due & (state.lessons > 0)
-    means = {name: _mean(d.gradient, state.lessons) for name, d in state.weights.items()}
-    moves, memories = _directions(level, state, taught, _clipped(level, means))
-    keep = level.reset if isinstance(level.reset, float) else 1.0
-    moved = {name: keep * d.value - level.lr * moves[name] for name, d in state.weights.items()}
-    with torch.no_grad():
-        surprise = _norm(means.values())
-        norm = _norm(moved[name] - d.value for name, d in state.weights.items())
-    taken = _finite(memories, taught & norm.isfinite())
+    means, surprise = _means(level, state)
+    moves, memories = _directions(level, state, taught, means)
+    moved, norm = _moved(level, {name: d.value for name, d in state.weights.items()}, moves)
+    changed = [v for n, m in memories.items() for k, v in m.items() if v is not state.weights[n].memory.get(k)]
+    taken = _finite(changed, taught & norm.isfinite())
     forget = level.forgetting
     weights, every = {}, bool(taken.all())
     for name, d in state.weights.items():
@@ -119,18 +121,30 @@ def _step(level: Level, state: LevelState, due: Tensor) -> LevelState:
     )
 
 
-def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """Of a sum `[B, .., ..]` over so many tokens or lessons `[B]` since the last update."""
-    return total / count.clamp_min(1.0).to(total.dtype)[:, None, None]
+def _means(level: Level, state: LevelState) -> tuple[dict[str, Tensor], Tensor]:
+    """The mean gradients, scaled down to the level's clip where their norm is larger; and that norm, `[B]`."""
+    sums = {name: d.gradient for name, d in state.weights.items()}
+    square = _square(sums.values())
+    lessons = state.lessons.clamp_min(1.0).to(square.dtype)
+    scale = 1 / lessons
+    if level.clip is not None:
+        size = square.clamp_min(torch.finfo(torch.float32).tiny).sqrt() / lessons  # of zero a root has no gradient
+        clip = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)
+        scale = clip * scale
+    return {name: scale[:, None, None] * total for name, total in sums.items()}, square.detach().sqrt() / lessons
 
 
-def _clipped(level: Level, means: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients scaled down to the level's clip where their norm is larger."""
-    if level.clip is None:
-        return means
-    size = _norm(means.values(), least=torch.finfo(torch.float32).tiny)  # of zero a norm has no gradient
-    factor = torch.where(size.isfinite(), level.clip / size.clamp_min(level.clip), torch.nan)[:, None, None]
-    return {name: factor * mean for name, mean in means.items()}
+def _moved(
+    level: Level, values: dict[str, Tensor], moves: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The weights after a step, decayed where the level does; and the norm of their change, `[B]`."""
+    keep = level.reset if isinstance(level.reset, float) else 1.0
+    if keep == 1.0:  # two passes over the weights less, which in small models are what a step costs
+        moved = {name: torch.sub(value, moves[name], alpha=level.lr) for name, value in values.items()}
+        return moved, level.lr * _square(moves.values()).detach().sqrt()
+    moved = {name: torch.sub(keep * value, moves[name], alpha=level.lr) for name, value in values.items()}
+    with torch.no_grad():
+        return moved, _square(moved[name] - value for name, value in values.items()).sqrt()
 
 
 def _directions(
@@ -140,16 +154,19 @@ def _directions(
     values = {name: d.value for name, d in state.weights.items()}
     memories = {name: d.memory for name, d in state.weights.items()}
     if isinstance(level.rule, StepOf):
-        sound = due & _norm(means.values()).isfinite()  # no optimiser sees others: a decomposition would raise
+        sound = due & _square(means.values()).isfinite()  # no optimiser sees others: a decomposition would raise
         slopes = {name: where_rows(sound, mean) for name, mean in means.items()}
         moves, memories = level.rule.directions(values, slopes, memories)
         return {name: where_rows(sound, move, torch.nan) for name, move in moves.items()}, memories
     if isinstance(level.rule, DeltaGradientDescent):
-        moments = {name: _mean(d.moment, state.gathered) for name, d in state.weights.items() if d.moment is not None}
+        per_token = (1 / state.gathered.clamp_min(1.0))[:, None, None]
+        sums = {name: d.moment for name, d in state.weights.items() if d.moment is not None}
+        moments = {name: total * per_token.to(total.dtype) for name, total in sums.items()}
         return {n: level.rule.direction(means[n], values[n], c, level.lr) for n, c in moments.items()}, memories
     if isinstance(level.rule, RetainPredictions):
         retained = {n: (d.seen, d.felt) for n, d in state.weights.items() if d.seen is not None and d.felt is not None}
-        memories = {n: level.rule.renewed(memories[n], *moments, state.count) for n, moments in retained.items()}
+        renewed = partial(level.rule.renewed, count=state.count, inverse=once(damped_inverse))
+        memories = {n: renewed(memories[n], *moments) for n, moments in retained.items()}
         return {n: level.rule.direction(means[n], memory) for n, memory in memories.items()}, memories
     if isinstance(level.rule, RetainSeen):
         seen = {name: d.seen for name, d in state.weights.items() if d.seen is not None}
@@ -157,12 +174,12 @@ def _directions(
     return means, memories
 
 
-def _finite(memories: Mapping[str, Memory], rows: Tensor) -> Tensor:
-    """Of `rows [B]`, those of which everything remembered is finite."""
-    remembered = [value for memory in memories.values() for value in memory.values()]
-    return torch.stack([rows, *(v[:, None].flatten(1).isfinite().all(1).to(rows.device) for v in remembered)]).all(0)
+def _finite(tensors: Iterable[Tensor], rows: Tensor) -> Tensor:
+    """Of `rows [B]`, those of which every tensor `[B, ..]` is finite."""
+    tops = [torch.linalg.vector_norm(t[:, None].flatten(1), torch.inf, 1) for t in tensors if t.numel()]  # nan is above all
+    return torch.stack([rows, *(top.isfinite().to(rows.device) for top in tops)]).all(0)
 
 
-def _norm(tensors: Iterable[Tensor], least: float = 0.0) -> Tensor:
-    """Norm of each row over all the matrices `[B, out, in]`, `[B]`; its square is at least `least`."""
-    return torch.stack([t.square().sum((1, 2)) for t in tensors]).sum(0).clamp_min(least).sqrt()
+def _square(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of the squares of each row over all the matrices `[B, out, in]`, `[B]`."""
+    return torch.stack([torch.einsum("boi,boi->b", t, t) for t in tensors]).sum(0)

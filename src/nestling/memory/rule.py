@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -152,19 +153,28 @@ class RetainPredictions:
             "count": weight.new_zeros(rows, dtype=torch.float64),
         }
 
-    def renewed(self, memory: dict[str, Tensor], seen: Tensor, felt: Tensor, count: Tensor) -> dict[str, Tensor]:
+    def renewed(
+        self,
+        memory: dict[str, Tensor],
+        seen: Tensor,
+        felt: Tensor,
+        count: Tensor,
+        inverse: Callable[[Tensor, float], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """The memory at an update, with inverses that are young enough.
 
         seen: `[B, in, in]`, the sum of `x x^T`. felt: `[B, out, out]`, the sum of `g g^T`. count: `[B]`, of tokens in `seen`.
+        inverse: `damped_inverse`, or what gives the same, as from a store of what was computed already.
         """
+        inverse = inverse or damped_inverse
         since = memory["since"] + count - memory["count"]
         old = since >= self.refresh * count
         memory = {**memory, "since": torch.where(old, 0.0, since), "count": self.forgetting * count}
         if not bool(old.any()):
             return memory
-        parts = ("inputs", seen, self.damping), ("outputs", felt, self.output_damping)
-        # no check of the inverses: what is not finite is refused later
-        new = {name: a * torch.linalg.inv_ex(damped(moment, a))[0] for name, moment, a in parts}
+        new = {"inputs": inverse(seen, self.damping), "outputs": inverse(felt, self.output_damping)}
+        if bool(old.all()):
+            return memory | new
         return memory | {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
 
     def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
@@ -176,4 +186,12 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     """A second moment `[.., n, n]` scaled to a mean eigenvalue of 1, plus `damping` times the identity."""
     scale = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     unit = moment / scale.clamp_min(torch.finfo(moment.dtype).tiny)
-    return unit + damping * torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    unit.diagonal(dim1=-2, dim2=-1).add_(damping)
+    return unit
+
+
+def damped_inverse(moment: Tensor, damping: float) -> Tensor:
+    """`a A^-1` of `A = damped(moment, a)`, `[.., n, n]`; nan where it is not positive definite, as where it is not finite."""
+    factor, failed = torch.linalg.cholesky_ex(damped(moment, damping))
+    inverse = torch.cholesky_inverse(factor).mul_(damping)
+    return inverse if not bool(failed.any()) else inverse.masked_fill(failed[..., None, None] > 0, torch.nan)
