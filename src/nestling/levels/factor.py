@@ -65,6 +65,15 @@ def asked(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Ten
     return {name: _largest(name, found, weights[name]) for name, found in sorted(ranks.items())}
 
 
+def blocks(levels: list[Level], moves: list[list[str]]) -> dict[str, int | None]:
+    """By name, in which blocks the moments of a weight are gathered: None, all, unless every rule that asks wants the same."""
+    wanted: dict[str, set[int | None]] = {}
+    for level, names in zip(levels, moves, strict=True):
+        for name in names if level.sees else ():
+            wanted.setdefault(name, set()).add(level.block)
+    return {name: found.pop() if len(found) == 1 else None for name, found in wanted.items()}
+
+
 def _largest(name: str, ranks: list[int], weight: Tensor) -> Tensor | None:
     width = weight.shape[-1]
     if width not in ranks:

@@ -17,6 +17,7 @@ from nestling.levels.factor import asked, expanded
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
+from nestling.memory.blocks import shape
 from nestling.ops import State
 from nestling.ops.state import tree_map, where_rows, zeros
 
@@ -27,10 +28,10 @@ class Difference(State):
 
     value: `D [B, out, in]`; of a level with a rank r `B [B, out, r]`, see `factor.py`, and r stands for `in` in what follows.
     gradient: `[B, out, in]`, the sum over the tokens since the last update.
-    seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not retain.
+    seen: `[B, in, in]`, or its blocks `[B, k, w, w]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not retain.
     memory: `[B, ..]` by name, what an optimiser as the rule remembers, or the inverses of `RetainPredictions`; else empty.
     moment: `[B, in, in]`, the sum of `x x^T` over the tokens of `gradient`, or None where the rule does not erase.
-    felt: `[B, out, out]`, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule does not ask.
+    felt: `[B, out, out]`, or its blocks, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule does not ask.
     """
 
     value: Tensor
@@ -86,16 +87,17 @@ def initial(levels: list[Level], moves: list[list[str]], weights: Mapping[str, T
 
 
 def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batch: int) -> LevelState:
-    def none(*shape: int) -> Tensor:
+    def none(*sizes: int) -> Tensor:
         like = weights[names[0]]
-        return zeros((batch, *shape), torch.promote_types(like.dtype, torch.float32), like.device)
+        return zeros((batch, *sizes), torch.promote_types(like.dtype, torch.float32), like.device)
 
     differences = {}
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
-        seen = none(columns, columns) if isinstance(level.rule, RetainSeen | RetainPredictions) else None
+        retains = isinstance(level.rule, RetainSeen | RetainPredictions)
+        seen = none(*shape(columns, level.block)) if retains else None
         moment = none(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
-        felt = none(rows, rows) if level.feels else None
+        felt = none(*shape(rows, level.block)) if level.feels else None
         value = none(rows, columns)
         differences[name] = Difference(value, value, seen, _new_memory(level, value), moment, felt)
     clock, steps, size = none().double(), none().long(), none()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.memory import blocks
+
 Outputs = list[tuple[str, Tensor]]
 
 
@@ -35,8 +37,10 @@ def outputs(modules: Mapping[str, nn.Module]) -> Iterator[Outputs]:
             handle.remove()
 
 
-def moment(gradient: Tensor) -> Tensor:
-    """The sum of `g g^T [B, out, out]` over gradients `[B, L, out]` at an output, in float32 or better; `[L, out]` is one row."""
+def moment(gradient: Tensor, block: int | None = None) -> Tensor:
+    """The sum of `g g^T [B, out, out]`, or its blocks, over gradients `[B, L, out]` at an output, in float32 or better.
+
+    Gradients `[L, out]` are one row's.
+    """
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    gradient = gradient if gradient.dim() > 2 else gradient[None]
-    return gradient.mT @ gradient
+    return blocks.moment(gradient if gradient.dim() > 2 else gradient[None], block)

@@ -82,6 +82,11 @@ class Level:
         return isinstance(self.rule, RetainPredictions)
 
     @property
+    def block(self) -> int | None:
+        """Of which block along the diagonal its rule wants moments, None for all of them."""
+        return self.rule.block if isinstance(self.rule, RetainPredictions) else None
+
+    @property
     def forgetting(self) -> float:
         """What is left at an update of what its rule retains."""
         return self.rule.forgetting if isinstance(self.rule, RetainSeen | RetainPredictions) else 1.0

@@ -9,6 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nestling.memory import blocks
+from nestling.ops.state import where_rows
+
 
 class Rule(Protocol):
     """A learning rule of a memory that is written token by token."""
@@ -127,18 +130,23 @@ class RetainPredictions:
     damping, output_damping: `a` and `b`, above 0. Large is plastic, small is persistent; both at infinity is plain descent.
     forgetting: in (0, 1], the factor on both moments at each update of the level; 1 never forgets.
     refresh: the inverses are made anew when the tokens read since are this share of all that the moments hold.
+    block: None, or of the moments and inverses only the blocks along the diagonal are kept, over at most so many neighbouring
+        inputs or outputs (`nestling.memory.blocks`): as if what is further apart had nothing to do with each other.
     """
 
     damping: float = 0.5
     output_damping: float = 0.5
     forgetting: float = 1.0
     refresh: float = 0.1
+    block: int | None = None
 
     def __post_init__(self) -> None:
         RetainSeen(self.damping, self.forgetting)
         RetainSeen(self.output_damping)
         if not self.refresh >= 0:
             raise ValueError(f"refresh={self.refresh} must be 0 (at every update) or above")
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block={self.block} must be at least 1, or None for whole matrices")
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """What is remembered of differences `[B, out, in]` before their first update: no inverses yet.
@@ -147,8 +155,8 @@ class RetainPredictions:
         """
         rows, out, inside = weight.shape
         return {
-            "inputs": weight.new_zeros(rows, inside, inside),
-            "outputs": weight.new_zeros(rows, out, out),
+            "inputs": weight.new_zeros(rows, *blocks.shape(inside, self.block)),
+            "outputs": weight.new_zeros(rows, *blocks.shape(out, self.block)),
             "since": weight.new_full((rows,), torch.inf, dtype=torch.float64),
             "count": weight.new_zeros(rows, dtype=torch.float64),
         }
@@ -163,8 +171,8 @@ class RetainPredictions:
     ) -> dict[str, Tensor]:
         """The memory at an update, with inverses that are young enough.
 
-        seen: `[B, in, in]`, the sum of `x x^T`. felt: `[B, out, out]`, the sum of `g g^T`. count: `[B]`, of tokens in `seen`.
-        inverse: `damped_inverse`, or what gives the same, as from a store of what was computed already.
+        seen: `[B, in, in]`, or its blocks, the sum of `x x^T`. felt: as much of `[B, out, out]`, the sum of `g g^T`.
+        count: `[B]`, of tokens in `seen`. inverse: `damped_inverse`, or what gives the same.
         """
         inverse = inverse or damped_inverse
         since = memory["since"] + count - memory["count"]
@@ -175,23 +183,27 @@ class RetainPredictions:
         new = {"inputs": inverse(seen, self.damping), "outputs": inverse(felt, self.output_damping)}
         if bool(old.all()):
             return memory | new
-        return memory | {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
+        return memory | {name: where_rows(old, value, memory[name]) for name, value in new.items()}
 
     def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
         """`a b B^-1 G A^-1`, `[B, out, in]`, of a gradient of that shape."""
-        return memory["outputs"] @ gradient @ memory["inputs"]
+        return blocks.times(blocks.times(gradient.mT, memory["outputs"]).mT, memory["inputs"])
 
 
 def damped(moment: Tensor, damping: float) -> Tensor:
     """A second moment `[.., n, n]` scaled to a mean eigenvalue of 1, plus `damping` times the identity."""
-    scale = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return _damped(moment, damping, moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None])
+
+
+def _damped(moment: Tensor, damping: float, scale: Tensor) -> Tensor:
     unit = moment / scale.clamp_min(torch.finfo(moment.dtype).tiny)
     unit.diagonal(dim1=-2, dim2=-1).add_(damping)
     return unit
 
 
 def damped_inverse(moment: Tensor, damping: float) -> Tensor:
-    """`a A^-1` of `A = damped(moment, a)`, `[.., n, n]`; nan where it is not positive definite, as where it is not finite."""
-    factor, failed = torch.linalg.cholesky_ex(damped(moment, damping))
+    """`a A^-1` of `A = damped(moment, a)`, `[B, n, n]` or its blocks, which share one scale; nan where that is no inverse."""
+    scale = moment.diagonal(dim1=-2, dim2=-1).flatten(1).mean(1).view(-1, *[1] * (moment.dim() - 1))
+    factor, failed = torch.linalg.cholesky_ex(_damped(moment, damping, scale))
     inverse = torch.cholesky_inverse(factor).mul_(damping)
     return inverse if not bool(failed.any()) else inverse.masked_fill(failed[..., None, None] > 0, torch.nan)

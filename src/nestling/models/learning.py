@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nestling.levels import Level, LevelOptimizer, Outputs, asked, outputs, second_moments
+from nestling.levels import Level, LevelOptimizer, Outputs, asked, blocks, outputs, second_moments
 from nestling.models import reading
 from nestling.models.cache import HopeCache
 from nestling.models.segment import IGNORED
@@ -39,7 +39,8 @@ class LearningModel(PreTrainedModel, GenerationMixin):
     def watch(self, mask: Tensor | None, exact: bool = False) -> AbstractContextManager[dict[str, Tensor]]:
         """While open, what the rules of levels ask for is gathered: `nestling.levels.second_moments`, by weight name."""
         factors = asked(self.levels, self.moves, self.learnable_weights())
-        return second_moments({name: self.module_of(name) for name in factors}, mask, factors, exact)
+        modules = {name: self.module_of(name) for name in factors}
+        return second_moments(modules, mask, factors, exact, blocks(self.levels, self.moves))
 
     def listen(self) -> AbstractContextManager[Outputs]:
         """While open, the outputs are kept whose gradients the rules of levels ask for: `nestling.levels.outputs`."""
