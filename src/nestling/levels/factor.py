@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nestling.levels.level import Level
+from nestling.memory.moments import Moments
 
 
 def factor(name: str, rank: int, weight: Tensor) -> Tensor:
@@ -65,13 +66,20 @@ def asked(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Ten
     return {name: _largest(name, found, weights[name]) for name, found in sorted(ranks.items())}
 
 
-def blocks(levels: list[Level], moves: list[list[str]]) -> dict[str, int | None]:
-    """By name, in which blocks the moments of a weight are gathered: None, all, unless every rule that asks wants the same."""
-    wanted: dict[str, set[int | None]] = {}
+def gathered(levels: list[Level], moves: list[list[str]]) -> dict[str, Moments]:
+    """By name, which moments are gathered of the weights whose inputs some level's rule asks for.
+
+    Raises:
+        ValueError: the rules of two levels want other moments of one weight.
+    """
+    found: dict[str, Moments] = {}
     for level, names in zip(levels, moves, strict=True):
         for name in names if level.sees else ():
-            wanted.setdefault(name, set()).add(level.block)
-    return {name: found.pop() if len(found) == 1 else None for name, found in wanted.items()}
+            if found.setdefault(name, level.moments) != level.moments:
+                raise ValueError(
+                    f"the rules of two levels gather {found[name]} and {level.moments} of {name}; give both the same block and every"
+                )
+    return found
 
 
 def _largest(name: str, ranks: list[int], weight: Tensor) -> Tensor | None:

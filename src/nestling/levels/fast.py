@@ -13,25 +13,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nestling.levels.factor import asked, expanded
+from nestling.levels.factor import asked, expanded, gathered
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
-from nestling.memory.blocks import shape
 from nestling.ops import State
 from nestling.ops.state import tree_map, where_rows, zeros
 
 
 @dataclass(frozen=True)
 class Difference(State):
-    """One level's share of one weight.
+    """One level's share of one weight. What levels have gathered alike is one tensor in all of them (`nestling.ops.state.once`).
 
     value: `D [B, out, in]`; of a level with a rank r `B [B, out, r]`, see `factor.py`, and r stands for `in` in what follows.
     gradient: `[B, out, in]`, the sum over the tokens since the last update.
-    seen: `[B, in, in]`, or its blocks `[B, k, w, w]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not retain.
+    seen: `[B, in, in]`, or its blocks `[B, k, w, w]`, the sum of `x x^T` over the weight's inputs, or None where the rule does
+        not retain.
     memory: `[B, ..]` by name, what an optimiser as the rule remembers, or the inverses of `RetainPredictions`; else empty.
     moment: `[B, in, in]`, the sum of `x x^T` over the tokens of `gradient`, or None where the rule does not erase.
-    felt: `[B, out, out]`, or its blocks, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule does not ask.
+    felt: `[B, out, out]`, or its blocks, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule
+        does not ask.
     """
 
     value: Tensor
@@ -80,9 +81,10 @@ def initial(levels: list[Level], moves: list[list[str]], weights: Mapping[str, T
     """Every level at zero difference. `moves[l]`: the names of the weights that level l moves.
 
     Raises:
-        ValueError: a level's rank does not fit a weight, or the other levels.
+        ValueError: a level's rank does not fit a weight, or it or what a rule gathers not the other levels.
     """
     asked(levels, moves, weights)
+    gathered(levels, moves)
     return tuple(_initial(level, names, weights, batch) for level, names in zip(levels, moves, strict=True))
 
 
@@ -95,9 +97,9 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
         retains = isinstance(level.rule, RetainSeen | RetainPredictions)
-        seen = none(*shape(columns, level.block)) if retains else None
+        seen = none(*level.moments.shape(columns)) if retains else None
         moment = none(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
-        felt = none(*shape(rows, level.block)) if level.feels else None
+        felt = none(*level.moments.shape(rows)) if level.feels else None
         value = none(rows, columns)
         differences[name] = Difference(value, value, seen, _new_memory(level, value), moment, felt)
     clock, steps, size = none().double(), none().long(), none()

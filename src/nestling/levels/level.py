@@ -10,6 +10,7 @@ from typing import Any
 
 from nestling.levels.step_of import StepOf
 from nestling.memory import DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
+from nestling.memory.moments import Moments
 
 RULES = {
     "GradientDescent": GradientDescent,
@@ -82,9 +83,9 @@ class Level:
         return isinstance(self.rule, RetainPredictions)
 
     @property
-    def block(self) -> int | None:
-        """Of which block along the diagonal its rule wants moments, None for all of them."""
-        return self.rule.block if isinstance(self.rule, RetainPredictions) else None
+    def moments(self) -> Moments:
+        """What its rule gathers of inputs and of gradients at outputs, where it asks for them."""
+        return self.rule.moments if isinstance(self.rule, RetainPredictions) else Moments()
 
     @property
     def forgetting(self) -> float:

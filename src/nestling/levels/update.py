@@ -15,7 +15,6 @@ from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
-from nestling.memory.blocks import within
 from nestling.memory.rule import damped_inverse
 from nestling.ops.state import once, where_rows
 
@@ -58,6 +57,8 @@ def gather(
     more = plus if sound else once(lambda total, new: total + where_rows(finite, new).to(total.dtype))
 
     def gathered(level: LevelState) -> LevelState:
+        if bool(level.frozen.all()):
+            return level
         more = replace(
             level,
             weights={name: add(name, d) for name, d in level.weights.items()},
@@ -71,16 +72,14 @@ def gather(
 
 
 def _of(name: str, seen: Mapping[str, Tensor], kept: Tensor) -> Tensor:
-    """Of the moments of a weight what a level keeps: all, those of the first rows of `A`, or blocks."""
+    """Of the moments of a weight what a level keeps: all, or those of the first rows of `A`."""
     if name not in seen:
         raise ValueError(
             f"{name} took no part in reading, and a level's rule asks for its inputs; do not assign it to a level"
         )
     moment = seen[name]
-    if moment.shape == kept.shape:
-        return moment
     rank = kept.shape[-1]
-    return moment[:, :rank, :rank] if kept.dim() == 3 else within(moment, kept.shape[1:])
+    return moment if moment.shape == kept.shape else moment[:, :rank, :rank]
 
 
 def step(levels: list[Level], fast: FastWeights) -> FastWeights:
