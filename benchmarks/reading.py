@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nestling.levels import Level
 from nestling.memory import RetainPredictions, RetainSeen
 from nestling.models import ConvertedForCausalLM, HopeCache, convert
-from nestling.ops.state import named_tensors
+from nestling.ops.state import nbytes
 
 MOST = 4.5
 SHAPE = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 12}
@@ -131,7 +131,7 @@ def _measure(
 
 
 def _bytes(state: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in named_tensors(state).values())
+    return nbytes(state)
 
 
 def _wait(device: str) -> None:

@@ -175,15 +175,16 @@ def test_calibration_moves_nothing_and_protects():
 
 
 def test_the_bytes_of_a_memory_are_those_of_its_tensors():
-    """Of a user who has read, whatever the length; a user who has not has none."""
+    """Of a user who has read, whatever the length; a user who has not has none, and zeros take no room."""
     learner = a_learner()
     assert learner.memory_bytes() == 0
     learner.observe(PROSE)
     held = learner.memory_bytes()
     moved = sum(weight.nbytes for weight in learner.model.learnable_weights().values())
-    assert held == sum(tensor.nbytes for tensor in named(learner._memory("default")).values()) > 2 * moved
+    most = sum(tensor.nbytes for tensor in named(learner._memory("default")).values())
+    assert 2 * moved < held <= most
     learner.observe(CODE)
-    assert learner.memory_bytes() == held
+    assert 2 * moved < learner.memory_bytes() <= most
 
 
 def test_forgetting_leaves_nothing():

@@ -85,7 +85,7 @@ def test_a_file_holds_tensors_and_says_whose_they_are(tmp_path):
     again = Learner(HopeForCausalLM.from_pretrained(tmp_path / "model"), byte_tokenizer())
     again.load(tmp_path / "memory")
     with safe_open(tmp_path / "memory", framework="pt") as file:
-        assert file.metadata()["format"] == "nestling-memory-3" and len(file.metadata()["model"]) == 64
+        assert file.metadata()["format"] == "nestling-memory-4" and len(file.metadata()["model"]) == 64
 
 
 def truncated(path, _):

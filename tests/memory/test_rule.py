@@ -249,3 +249,7 @@ def test_settings_out_of_range_raise():
             RetainPredictions(**wrong)
     with pytest.raises(ValueError, match=r"refresh=-1.0 must be 0 \(at every update\) or above"):
         RetainPredictions(refresh=-1.0)
+    with pytest.raises(ValueError, match="block=0 must be at least 1, or None for whole matrices"):
+        RetainPredictions(block=0)
+    with pytest.raises(ValueError, match="every=0 must be at least 1, which is every token"):
+        RetainPredictions(every=0)

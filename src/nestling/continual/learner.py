@@ -21,7 +21,7 @@ from nestling.models import HopeCache
 from nestling.models.learning import LearningModel
 from nestling.models.pretrained import Converted
 from nestling.models.reading import calibrate, flush
-from nestling.ops.state import named_tensors
+from nestling.ops.state import named_tensors, nbytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -200,7 +200,7 @@ class Learner:
 
     def memory_bytes(self, user: str = "default") -> int:
         """Bytes of what the levels hold for a user: differences, gathered gradients, what was seen, counters."""
-        return sum(tensor.nbytes for tensor in named_tensors(self._memory(user)).values())
+        return nbytes(self._memory(user))
 
     def users(self) -> list[str]:
         """Who has a memory here."""

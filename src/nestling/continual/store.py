@@ -19,7 +19,8 @@ from nestling.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMAT = "nestling-memory-3"
+FORMAT = "nestling-memory-4"
+READABLE = (FORMAT, "nestling-memory-3")  # before, what levels have in common was written once for each
 UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures", "outer_gradient"}
 
 
@@ -41,7 +42,14 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write the file beside its place and move it there: a reader, or a crash, sees the old file or the new one."""
+    """Write the file beside its place and move it there: a reader, or a crash, sees the old file or the new one.
+
+    A tensor that stands under several names is written once, and is one tensor again when it is read.
+    """
+    first: dict[int, str] = {}
+    same = {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+    same = {name: other for name, other in same.items() if name != other}
+    metadata = {**metadata, "same": json.dumps(same)}
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +58,8 @@ def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
     os.close(handle)
     try:
-        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, temporary, metadata)
+        own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items() if n not in same}
+        save_file(own, temporary, metadata)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -68,9 +77,10 @@ def read(path: str | Path, model_fingerprint: str) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no dict
-    except (SafetensorError, OSError) as error:
+        tensors |= {name: tensors[other] for name, other in json.loads(metadata.get("same", "{}")).items()}
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is no memory file, or is truncated ({error}); restore it from a copy") from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in READABLE:
         raise UserError(
             f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}; give a file that a learner saved"
         )

@@ -1,7 +1,7 @@
 """Levels: parameters, period, rule; and what moves them."""
 
 from nestling.levels.description import Component, Description, HasLevels, Moving, describe
-from nestling.levels.factor import asked
+from nestling.levels.factor import asked, gathered
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
 from nestling.levels.felt import Outputs, moment, outputs
 from nestling.levels.level import Level, as_levels, nested
@@ -29,6 +29,7 @@ __all__ = [
     "effective",
     "end_context",
     "gather",
+    "gathered",
     "initial",
     "moment",
     "nested",

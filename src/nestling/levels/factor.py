@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nestling.levels.level import Level
+from nestling.memory.moments import Moments
 
 
 def factor(name: str, rank: int, weight: Tensor) -> Tensor:
@@ -63,6 +64,22 @@ def asked(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Ten
             if level.sees:
                 ranks.setdefault(name, []).append(level.rank or width)
     return {name: _largest(name, found, weights[name]) for name, found in sorted(ranks.items())}
+
+
+def gathered(levels: list[Level], moves: list[list[str]]) -> dict[str, Moments]:
+    """By name, which moments are gathered of the weights whose inputs some level's rule asks for.
+
+    Raises:
+        ValueError: the rules of two levels want other moments of one weight.
+    """
+    found: dict[str, Moments] = {}
+    for level, names in zip(levels, moves, strict=True):
+        for name in names if level.sees else ():
+            if found.setdefault(name, level.moments) != level.moments:
+                raise ValueError(
+                    f"the rules of two levels gather {found[name]} and {level.moments} of {name}; give both the same block and every"
+                )
+    return found
 
 
 def _largest(name: str, ranks: list[int], weight: Tensor) -> Tensor | None:

@@ -13,24 +13,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nestling.levels.factor import asked, expanded
+from nestling.levels.factor import asked, expanded, gathered
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from nestling.ops import State
-from nestling.ops.state import tree_map, where_rows
+from nestling.ops.state import tree_map, where_rows, zeros
 
 
 @dataclass(frozen=True)
 class Difference(State):
-    """One level's share of one weight.
+    """One level's share of one weight. What levels have gathered alike is one tensor in all of them (`nestling.ops.state.once`).
 
     value: `D [B, out, in]`; of a level with a rank r `B [B, out, r]`, see `factor.py`, and r stands for `in` in what follows.
     gradient: `[B, out, in]`, the sum over the tokens since the last update.
-    seen: `[B, in, in]`, the sum of `x x^T` over the weight's inputs, or None where the rule does not retain.
+    seen: `[B, in, in]`, or its blocks `[B, k, w, w]`, the sum of `x x^T` over the weight's inputs, or None where the rule does
+        not retain.
     memory: `[B, ..]` by name, what an optimiser as the rule remembers, or the inverses of `RetainPredictions`; else empty.
     moment: `[B, in, in]`, the sum of `x x^T` over the tokens of `gradient`, or None where the rule does not erase.
-    felt: `[B, out, out]`, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule does not ask.
+    felt: `[B, out, out]`, or its blocks, the sum of `g g^T` over the gradients at the weight's outputs, or None where the rule
+        does not ask.
     """
 
     value: Tensor
@@ -44,7 +46,7 @@ class Difference(State):
         """Nothing gathered for the next update, in `rows [B]` or in all."""
 
         def empty(x: Tensor) -> Tensor:
-            return torch.zeros_like(x) if rows is None else where_rows(~rows, x)
+            return _zeros_like(x) if rows is None else where_rows(~rows, x)
 
         return replace(self, gradient=empty(self.gradient), moment=tree_map(empty, self.moment))
 
@@ -79,27 +81,29 @@ def initial(levels: list[Level], moves: list[list[str]], weights: Mapping[str, T
     """Every level at zero difference. `moves[l]`: the names of the weights that level l moves.
 
     Raises:
-        ValueError: a level's rank does not fit a weight, or the other levels.
+        ValueError: a level's rank does not fit a weight, or it or what a rule gathers not the other levels.
     """
     asked(levels, moves, weights)
+    gathered(levels, moves)
     return tuple(_initial(level, names, weights, batch) for level, names in zip(levels, moves, strict=True))
 
 
 def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batch: int) -> LevelState:
-    def zeros(*shape: int) -> Tensor:
+    def none(*sizes: int) -> Tensor:
         like = weights[names[0]]
-        return torch.zeros(batch, *shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+        return zeros((batch, *sizes), torch.promote_types(like.dtype, torch.float32), like.device)
 
     differences = {}
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
-        seen = zeros(columns, columns) if isinstance(level.rule, RetainSeen | RetainPredictions) else None
-        moment = zeros(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
-        felt = zeros(rows, rows) if level.feels else None
-        value = zeros(rows, columns)
-        differences[name] = Difference(value, torch.zeros_like(value), seen, _new_memory(level, value), moment, felt)
-    clock, steps, size = zeros().double(), zeros().long(), zeros()
-    return LevelState(differences, clock, clock, clock, steps, steps, size, size, zeros().bool())
+        retains = isinstance(level.rule, RetainSeen | RetainPredictions)
+        seen = none(*level.moments.shape(columns)) if retains else None
+        moment = none(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
+        felt = none(*level.moments.shape(rows)) if level.feels else None
+        value = none(rows, columns)
+        differences[name] = Difference(value, value, seen, _new_memory(level, value), moment, felt)
+    clock, steps, size = none().double(), none().long(), none()
+    return LevelState(differences, clock, clock, clock, steps, steps, size, size, none().bool())
 
 
 def _new_memory(level: Level, value: Tensor) -> Memory:
@@ -123,12 +127,15 @@ def effective(fast: FastWeights, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 def at_rest(level: Level, state: LevelState) -> LevelState:
     """The level back at its initial state, with nothing gathered. Its counters, and what it has seen, stay."""
-    zeros = torch.zeros_like
     weights = {
-        name: replace(d.emptied(), value=zeros(d.value), memory=_new_memory(level, d.value))
+        name: replace(d.emptied(), value=_zeros_like(d.value), memory=_new_memory(level, d.value))
         for name, d in state.weights.items()
     }
-    return replace(state, weights=weights, gathered=zeros(state.gathered), lessons=zeros(state.lessons))
+    return replace(state, weights=weights, gathered=_zeros_like(state.gathered), lessons=_zeros_like(state.lessons))
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    return zeros(tuple(x.shape), x.dtype, x.device)
 
 
 def end_context(levels: list[Level], fast: FastWeights) -> FastWeights:

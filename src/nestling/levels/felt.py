@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.memory.moments import Moments
+
+ALL = Moments()
 Outputs = list[tuple[str, Tensor]]
 
 
@@ -35,8 +38,10 @@ def outputs(modules: Mapping[str, nn.Module]) -> Iterator[Outputs]:
             handle.remove()
 
 
-def moment(gradient: Tensor) -> Tensor:
-    """The sum of `g g^T [B, out, out]` over gradients `[B, L, out]` at an output, in float32 or better; `[L, out]` is one row."""
+def moment(gradient: Tensor, wanted: Moments = ALL) -> Tensor:
+    """The sum of `g g^T [B, out, out]`, or what is wanted of it, of gradients `[B, L, out]` at an output, in float32 or better.
+
+    Gradients `[L, out]` are one row's.
+    """
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    gradient = gradient if gradient.dim() > 2 else gradient[None]
-    return gradient.mT @ gradient
+    return wanted.of(gradient if gradient.dim() > 2 else gradient[None])

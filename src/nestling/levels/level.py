@@ -10,6 +10,7 @@ from typing import Any
 
 from nestling.levels.step_of import StepOf
 from nestling.memory import DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
+from nestling.memory.moments import Moments
 
 RULES = {
     "GradientDescent": GradientDescent,
@@ -80,6 +81,11 @@ class Level:
     def feels(self) -> bool:
         """Whether its rule asks for the gradients at the outputs of the weights that it moves."""
         return isinstance(self.rule, RetainPredictions)
+
+    @property
+    def moments(self) -> Moments:
+        """What its rule gathers of inputs and of gradients at outputs, where it asks for them."""
+        return self.rule.moments if isinstance(self.rule, RetainPredictions) else Moments()
 
     @property
     def forgetting(self) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from nestling.memory.moments import Moments, times
+from nestling.ops.state import where_rows
 
 
 class Rule(Protocol):
@@ -126,18 +130,29 @@ class RetainPredictions:
     damping, output_damping: `a` and `b`, above 0. Large is plastic, small is persistent; both at infinity is plain descent.
     forgetting: in (0, 1], the factor on both moments at each update of the level; 1 never forgets.
     refresh: the inverses are made anew when the tokens read since are this share of all that the moments hold.
+    block: None, or of the matrices only the blocks along the diagonal are kept, over at most so many neighbouring inputs or
+        outputs (`nestling.memory.moments`): as if what is further apart had nothing to do with each other.
+    every: the moments are gathered from every so many-th token of a segment.
     """
 
     damping: float = 0.5
     output_damping: float = 0.5
     forgetting: float = 1.0
     refresh: float = 0.1
+    block: int | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         RetainSeen(self.damping, self.forgetting)
         RetainSeen(self.output_damping)
         if not self.refresh >= 0:
             raise ValueError(f"refresh={self.refresh} must be 0 (at every update) or above")
+        Moments(self.block, self.every)
+
+    @property
+    def moments(self) -> Moments:
+        """What it gathers of inputs, and of gradients at outputs."""
+        return Moments(self.block, self.every)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """What is remembered of differences `[B, out, in]` before their first update: no inverses yet.
@@ -146,34 +161,55 @@ class RetainPredictions:
         """
         rows, out, inside = weight.shape
         return {
-            "inputs": weight.new_zeros(rows, inside, inside),
-            "outputs": weight.new_zeros(rows, out, out),
+            "inputs": weight.new_zeros(rows, *self.moments.shape(inside)),
+            "outputs": weight.new_zeros(rows, *self.moments.shape(out)),
             "since": weight.new_full((rows,), torch.inf, dtype=torch.float64),
             "count": weight.new_zeros(rows, dtype=torch.float64),
         }
 
-    def renewed(self, memory: dict[str, Tensor], seen: Tensor, felt: Tensor, count: Tensor) -> dict[str, Tensor]:
+    def renewed(
+        self,
+        memory: dict[str, Tensor],
+        seen: Tensor,
+        felt: Tensor,
+        count: Tensor,
+        inverse: Callable[[Tensor, float], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """The memory at an update, with inverses that are young enough.
 
-        seen: `[B, in, in]`, the sum of `x x^T`. felt: `[B, out, out]`, the sum of `g g^T`. count: `[B]`, of tokens in `seen`.
+        seen: `[B, in, in]`, or its blocks, the sum of `x x^T`. felt: as much of `[B, out, out]`, the sum of `g g^T`.
+        count: `[B]`, of tokens in `seen`. inverse: `damped_inverse`, or what gives the same.
         """
+        inverse = inverse or damped_inverse
         since = memory["since"] + count - memory["count"]
         old = since >= self.refresh * count
         memory = {**memory, "since": torch.where(old, 0.0, since), "count": self.forgetting * count}
         if not bool(old.any()):
             return memory
-        parts = ("inputs", seen, self.damping), ("outputs", felt, self.output_damping)
-        # no check of the inverses: what is not finite is refused later
-        new = {name: a * torch.linalg.inv_ex(damped(moment, a))[0] for name, moment, a in parts}
-        return memory | {name: torch.where(old[:, None, None], value, memory[name]) for name, value in new.items()}
+        new = {"inputs": inverse(seen, self.damping), "outputs": inverse(felt, self.output_damping)}
+        if bool(old.all()):
+            return memory | new
+        return memory | {name: where_rows(old, value, memory[name]) for name, value in new.items()}
 
     def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
         """`a b B^-1 G A^-1`, `[B, out, in]`, of a gradient of that shape."""
-        return memory["outputs"] @ gradient @ memory["inputs"]
+        return times(times(gradient.mT, memory["outputs"]).mT, memory["inputs"])
 
 
 def damped(moment: Tensor, damping: float) -> Tensor:
     """A second moment `[.., n, n]` scaled to a mean eigenvalue of 1, plus `damping` times the identity."""
-    scale = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return _damped(moment, damping, moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None])
+
+
+def _damped(moment: Tensor, damping: float, scale: Tensor) -> Tensor:
     unit = moment / scale.clamp_min(torch.finfo(moment.dtype).tiny)
-    return unit + damping * torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    unit.diagonal(dim1=-2, dim2=-1).add_(damping)
+    return unit
+
+
+def damped_inverse(moment: Tensor, damping: float) -> Tensor:
+    """`a A^-1` of `A = damped(moment, a)`, `[B, n, n]` or its blocks, which share one scale; nan where that is no inverse."""
+    scale = moment.diagonal(dim1=-2, dim2=-1).flatten(1).mean(1).view(-1, *[1] * (moment.dim() - 1))
+    factor, failed = torch.linalg.cholesky_ex(_damped(moment, damping, scale))
+    inverse = torch.cholesky_inverse(factor).mul_(damping)
+    return inverse if not bool(failed.any()) else inverse.masked_fill(failed[..., None, None] > 0, torch.nan)

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nestling.levels import HasLevels, Level, LevelOptimizer, Moving, Outputs, asked, outputs, second_moments
+from nestling.levels import (
+    HasLevels,
+    Level,
+    LevelOptimizer,
+    Moving,
+    Outputs,
+    asked,
+    gathered,
+    outputs,
+    second_moments,
+)
 from nestling.models import reading
 from nestling.models.cache import HopeCache
 from nestling.models.segment import IGNORED
@@ -39,7 +49,8 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
     def watch(self, mask: Tensor | None, exact: bool = False) -> AbstractContextManager[dict[str, Tensor]]:
         """While open, what the rules of levels ask for is gathered: `nestling.levels.second_moments`, by weight name."""
         factors = asked(self.levels, self.moves, self.learnable_weights())
-        return second_moments({name: self.module_of(name) for name in factors}, mask, factors, exact)
+        modules = {name: self.module_of(name) for name in factors}
+        return second_moments(modules, mask, factors, exact, gathered(self.levels, self.moves))
 
     def listen(self) -> AbstractContextManager[Outputs]:
         """While open, the outputs are kept whose gradients the rules of levels ask for: `nestling.levels.outputs`."""

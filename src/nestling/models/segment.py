@@ -11,7 +11,7 @@ of a loss of the logits, is one of three (`outer_gradient` of the configuration)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nestling.levels import FastWeights, Outputs, effective, gather, moment, step
+from nestling.levels import FastWeights, Outputs, effective, gather, gathered, moment, step
+from nestling.memory.moments import Moments
 from nestling.ops.ragged import real_tokens
 from nestling.ops.recompute import recompute
 from nestling.ops.state import tree_map
@@ -77,7 +78,7 @@ def _learn(
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
         labels = labels if mask is None else labels.masked_fill(~mask, IGNORED)
-        gradients, felt = slopes(logits, labels, weights, said, outer)
+        gradients, felt = slopes(logits, labels, weights, said, gathered(model.levels, model.moves), outer)
     if outer is None:
         logits, after = logits.detach(), tree_map(Tensor.detach, after)
     counted = torch.full((len(tokens),), tokens.shape[1]) if count is None else count
@@ -88,11 +89,17 @@ def _learn(
 
 
 def slopes(
-    logits: Tensor, labels: Tensor, weights: dict[str, Tensor], said: Outputs, outer: str | None
+    logits: Tensor,
+    labels: Tensor,
+    weights: dict[str, Tensor],
+    said: Outputs,
+    wanted: Mapping[str, Moments],
+    outer: str | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients of the sum of the losses of what is taught, in float32 or better, and the moments of those at outputs.
 
-    said: the outputs `[B, P, out]`, with weight names. Where nothing is taught no pass backward is made.
+    said: the outputs `[B, P, out]`, with weight names. wanted: which of their moments, by name. Where nothing is taught no
+    pass backward is made.
     """
     asked = [*weights.values(), *(output for _, output in said)]
     found: Sequence[Tensor | None] = [None] * len(asked)
@@ -104,7 +111,8 @@ def slopes(
     whole = [torch.zeros_like(x) if g is None else g for x, g in zip(asked, found, strict=True)]
     felt: dict[str, Tensor] = {}
     for (name, _), gradient in zip(said, whole[len(weights) :], strict=True):
-        felt[name] = felt[name] + moment(gradient) if name in felt else moment(gradient)
+        new = moment(gradient, wanted[name])
+        felt[name] = felt[name] + new if name in felt else new
     return dict(zip(weights, whole[: len(weights)], strict=True)), felt
 
 

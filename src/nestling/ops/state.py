@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import torch
@@ -37,6 +37,35 @@ def _map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
 def where_rows(rows: Tensor, x: Tensor, other: Tensor | float = 0.0) -> Tensor:
     """Rows of `x` that are True in `rows [B]`, the others from `other`."""
     return torch.where(rows.to(x.device).view(-1, *[1] * (x.dim() - 1)), x, other)
+
+
+def once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, computed once for the same arguments: the same objects, not equal ones.
+
+    What states have in common they so keep in common, as one tensor, until something changes it in one of them.
+    """
+    made: dict[tuple[int, ...], tuple[tuple[Any, ...], Tensor]] = {}
+
+    def found(*arguments: Any) -> Tensor:
+        key = tuple(map(id, arguments))
+        if key not in made:
+            made[key] = arguments, function(*arguments)  # kept, since the id of what is gone may come again
+        return made[key][1]
+
+    return found
+
+
+@lru_cache(maxsize=4096)
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The one tensor of zeros of its kind; it takes the room of a number. Do not write to it."""
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=dtype, device=device).expand(shape)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes that the tensors of a state take; what it holds twice is counted once."""
+    storages = [tensor.untyped_storage() for tensor in named_tensors(tree).values()]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def named_tensors(tree: Any, prefix: str = "") -> dict[str, Tensor]:
@@ -72,8 +101,8 @@ class State:
         return self.map(lambda t: t.index_select(0, rows.to(t.device)))
 
     def where(self, rows: Tensor, other: Self) -> Self:
-        """Rows that are True in `rows [B]` from this state, the others from `other`."""
-        return tree_map(partial(where_rows, rows), self, other)
+        """Rows that are True in `rows [B]` from this state, the others from `other`; what both have in common stays so."""
+        return tree_map(lambda x, old: x if x is old else where_rows(rows, x, old), self, other)
 
     def detach(self) -> Self:
         return self.map(Tensor.detach)

@@ -28,7 +28,7 @@ def in_place(maps: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> It
         for name, weight in weights.items():
             module = maps[name]
             if len(weight) == 1:
-                stack.enter_context(_exchanged(module, weight[0]))
+                stack.enter_context(_exchanged(module, weight.squeeze(0)))
             else:
                 handle = module.register_forward_hook(_adding(name, weight - matrix(module)))
                 stack.callback(handle.remove)
