@@ -63,6 +63,7 @@ def test_metrics_by_hand():
 def test_forgetting_is_since_the_best_not_since_the_first():
     """An experience that got better before it was lost; backward transfer counts from the first."""
     matrix = [[0.5, None, None], [0.9, 0.5, None], [0.4, 0.5, 0.5]]
+    assert m.forgetting([[0.2, 0.7], [0.1, 0.5]]) == pytest.approx(0.1)
     assert m.forgetting(matrix) == pytest.approx(0.25) and m.backward_transfer(matrix) == pytest.approx(-0.05)
 
 
@@ -86,7 +87,9 @@ def test_metrics_hold_for_every_matrix(matrix, data):
     frozen = [matrix[0]] * len(matrix)
     assert m.forgetting(frozen) == m.backward_transfer(frozen) == 0
     lower = [[value if j <= i else None for j, value in enumerate(row)] for i, row in enumerate(matrix)]
-    assert m.forgetting(lower) == lost and m.backward_transfer(lower) == back
+    assert (
+        m.forgetting(lower) <= lost and m.backward_transfer(lower) == back
+    )  # the best may be from before it was learnt
     assert m.seen_accuracy(lower, sizes) == m.seen_accuracy(matrix, sizes)
 
 

@@ -133,14 +133,14 @@ class MemoryHead(Head):
     ) -> None:
         super().__init__()
         readout = readout or Largest()
-        rule = LeastSquares() if rule is None else rule
-        if isinstance(readout, Discriminant) and not isinstance(rule, LeastSquares):
+        moved_by: Any = LeastSquares() if rule is None else rule
+        if isinstance(readout, Discriminant) and not isinstance(moved_by, LeastSquares):
             raise ValueError(
-                f"Discriminant() reads the optimum of least squares, not {rule}; use rule=LeastSquares(ridge)"
+                f"Discriminant() reads the optimum of least squares, not {moved_by}; use rule=LeastSquares(ridge)"
             )
         self.readout, self.dtype, self.chunk_size = readout, dtype, chunk_size
         self.waiting: list[tuple[Tensor, Tensor]] = []
-        self.optimal = Growing(feature_map, width, lambda net: AssociativeMemory(net, L2(), rule, chunk_size))
+        self.optimal = Growing(feature_map, width, lambda net: AssociativeMemory(net, L2(), moved_by, chunk_size))
         self.hebbian: Growing | None = None
         if readout.means:
             self.hebbian = Growing(

@@ -40,10 +40,13 @@ def average_accuracy(matrix: Matrix) -> float:
 def forgetting(matrix: Matrix) -> float:
     """What was lost of each experience but the last since it was known best, on average (Chaudhry et al., arXiv 1801.10112).
 
-    `1/(T-1) sum_{j<T-1} max_{j <= i < T-1} R[i][j] - R[T-1][j]`; 0 for one experience. It may be negative.
+    `1/(T-1) sum_{j<T-1} max_{i<T-1} R[i][j] - R[T-1][j]`, where it could be judged; 0 for one experience. It may be negative.
     """
     last = len(matrix) - 1
-    losses = [max(_known(row[j]) for row in matrix[j:last]) - _known(matrix[last][j]) for j in range(last)]
+    best = [
+        max(_known(row[j]) for i, row in enumerate(matrix[:last]) if i >= j or row[j] is not None) for j in range(last)
+    ]
+    losses = [value - _known(matrix[last][j]) for j, value in enumerate(best)]
     return fmean(losses) if losses else 0.0
 
 
