@@ -133,19 +133,17 @@ class MemoryHead(Head):
     ) -> None:
         super().__init__()
         readout = readout or Largest()
-        moved_by: Any = LeastSquares() if rule is None else rule
-        if isinstance(readout, Discriminant) and not isinstance(moved_by, LeastSquares):
+        rule = LeastSquares() if rule is None else rule
+        if isinstance(readout, Discriminant) and not isinstance(rule, LeastSquares):
             raise ValueError(
-                f"Discriminant() reads the optimum of least squares, not {moved_by}; use rule=LeastSquares(ridge)"
+                f"Discriminant() reads the optimum of least squares, not {rule}; use rule=LeastSquares(ridge)"
             )
         self.readout, self.dtype, self.chunk_size = readout, dtype, chunk_size
         self.waiting: list[tuple[Tensor, Tensor]] = []
-        self.optimal = Growing(feature_map, width, lambda net: AssociativeMemory(net, L2(), moved_by, chunk_size))
+        self.optimal = Growing(feature_map, width, _made(L2(), rule, chunk_size))
         self.hebbian: Growing | None = None
         if readout.means:
-            self.hebbian = Growing(
-                feature_map, width, lambda net: AssociativeMemory(net, DotProduct(), GradientDescent(), chunk_size)
-            )
+            self.hebbian = Growing(feature_map, width, _made(DotProduct(), GradientDescent(), chunk_size))
 
     def learn(self, x: Tensor, columns: Tensor) -> None:
         self.waiting.append((x.to(self.dtype), columns))
@@ -181,3 +179,8 @@ class MemoryHead(Head):
         inverse = sum(tensor.numel() for tensor in kept.carried) if kept else 0
         waiting = sum(tensor.numel() for pair in self.waiting for tensor in pair)
         return sum(tensor.numel() for tensor in self.stored()) - inverse - waiting
+
+
+def _made(objective: Any, rule: Any, chunk_size: int) -> Callable[[Features], AssociativeMemory]:
+    """A memory, given its network."""
+    return lambda network: AssociativeMemory(network, objective, rule, chunk_size)
