@@ -11,6 +11,7 @@ from tests.families import decoder
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
+    "docs/class-incremental.md",
     "docs/continuum.md",
     "docs/convert.md",
     "docs/frequency-response.md",

@@ -161,6 +161,42 @@ def eval_adaptation(
     show(pages, results, report, console)
 
 
+def eval_continual(
+    scenarios: list[str] | None = None,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    data: str | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/continual",
+    report: str = "continual-report.html",
+    jobs: int = 2,
+) -> None:
+    """Learn class after class and keep all of them: class-, domain- and task-incremental streams, each example seen once.
+
+    Args:
+        scenarios: some of clinc150, banking77, dbpedia70-cil, split-mnist, permuted-mnist and others by name; none is all of them.
+            split-digits needs no data and no encoder.
+        methods: some of the methods by name; none is all of them.
+        seeds: of class orders; none is 0, 1 and 2, or 0 in a quick run.
+        data: folder of the data sets; none is the one that NESTLING_DATA names.
+        quick: a few examples of each class, one seed, two trials a method: a minute or two.
+        out: folder of the runs and of the encoder's features; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.continual.main import continual
+    from nestling.report import continual as pages
+
+    console, size = Console(), "quick" if quick else "default"
+    results = continual(
+        scenarios, methods, seeds, size, data, out, jobs, lambda line: console.print(line, highlight=False)
+    )
+    show(pages, results, report, console)
+
+
 def eval_horizons(
     settings: list[str] | None = None,
     quick: bool = False,
@@ -218,6 +254,7 @@ def eval_meta_learning(
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
+    "continual": eval_continual,
     "formal-languages": eval_formal_languages,
     "horizons": eval_horizons,
     "meta-learning": eval_meta_learning,

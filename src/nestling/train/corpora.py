@@ -30,7 +30,7 @@ def wikitext2(part: str, folder: str | None = None) -> str:
     if path := local("wikitext2", f"{part}.txt.gz", folder=folder):
         return gzip.decompress(path.read_bytes()).decode()
     split = {"valid": "validation"}.get(part, part)
-    rows = _hub("Salesforce/wikitext", "wikitext-2-v1", split=split)
+    rows = hub("Salesforce/wikitext", "wikitext-2-v1", split=split)
     return "".join(row["text"] for row in rows)
 
 
@@ -49,7 +49,7 @@ def tiny_shakespeare(folder: str | None = None) -> str:
     """A million characters of Shakespeare's plays (Karpathy 2015, char-rnn)."""
     if path := local("tinyshakespeare", "input.txt.gz", folder=folder):
         return gzip.decompress(path.read_bytes()).decode()
-    rows = _hub("text", data_files=SHAKESPEARE, split="train")
+    rows = hub("text", data_files=SHAKESPEARE, split="train")
     return "\n".join(row["text"] for row in rows)
 
 
@@ -60,7 +60,7 @@ def mnist(part: str, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]
     labels = local("mnist", f"{name}-labels-idx1-ubyte.gz", folder=folder)
     if images and labels:
         return _idx(images, header=16).reshape(-1, 28, 28), _idx(labels, header=8)
-    rows = _hub("ylecun/mnist", split=part)
+    rows = hub("ylecun/mnist", split=part)
     return np.stack([np.asarray(image) for image in rows["image"]]), np.asarray(rows["label"], dtype=np.uint8)
 
 
@@ -69,7 +69,7 @@ def _idx(path: Path, header: int) -> np.ndarray:
     return np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=header)
 
 
-def _hub(name: str, *configuration: str, split: str, **options: str) -> Any:
+def hub(name: str, *configuration: str, split: str, **options: str) -> Any:
     """A data set of the hub, or (as `data_files`) of another address; or a UserError that says what to do."""
     source = options.get("data_files", f"{name} from the hub")
     advice = f"set NESTLING_DATA to a folder that has it, or install nestling[data] to fetch {source}"
