@@ -58,7 +58,7 @@ class Projected(nn.Module):
         super().__init__()
         wide = features.width(dim) if features else dim
         norm = 2.0 ** (features.degree / 2) if features else 1.0
-        directions = torch.linalg.qr(torch.randn(wide, n, dtype=torch.float64))[0] * (wide / n) ** 0.5 / norm
+        directions = torch.linalg.qr(torch.randn(wide, n))[0] * (wide / n) ** 0.5 / norm
         self.features = features
         self.register_buffer("directions", directions)
 

@@ -37,8 +37,8 @@ def recall(choice: Choice, tasks: Sequence[Task], individuals: Sequence[int], di
     shape = len(rates), len(tasks), len(individuals)
     drawn = [[_featured(network, pairs) for network, pairs in zip(networks, row, strict=True)] for row in drawn]
     k, v, other_k, other_v = (
-        _rows(torch.stack([torch.stack(of_task) for of_task in part]), shape)
-        for part in zip(*(zip(*row, strict=True) for row in drawn), strict=True)
+        _rows(torch.stack([torch.stack([pairs[part] for pairs in of_task]) for of_task in drawn]), shape)
+        for part in range(4)
     )
     memory, state = _together(choice, [_without_features(network) for network in networks], shape)
     eta = torch.tensor(rates, dtype=k.dtype).repeat_interleave(len(k) // len(rates))[:, None, None]
@@ -53,7 +53,10 @@ def recall(choice: Choice, tasks: Sequence[Task], individuals: Sequence[int], di
 
 
 def _network(choice: Choice, individual: int, dim: int) -> Network:
-    """Its random weights and features are the individual's own, whatever the objective and the rule."""
+    """Its random weights and features are the individual's own, whatever the objective and the rule.
+
+    They are drawn in float32: numbers that have nothing in common with those of the individual's tasks, in float64.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(individual)
         return choice.make(dim).double()

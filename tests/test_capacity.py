@@ -17,7 +17,7 @@ from benchmarks.memories import Choice, choices
 from benchmarks.pairs import TASKS, Task, delta, hebbian, least_squares
 from benchmarks.recall import recall
 from nestling.report import capacity as pages
-from nestling.report.verdicts import CLAIMS, Contest, answer
+from nestling.report.verdicts import CLAIMS, Claim, Contest, answer
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "capacity.json"
 DIM, DRAWS = 12, range(40)
@@ -128,6 +128,19 @@ def test_a_contest_is_between_what_other_draws_chose() -> None:
     assert Contest("", "task", "stored", [4], one, [memory(0.3, 0.8, 0.8)], 4).answers == {4: "yes"}
     assert Contest("", "task", "stored", [4], one, [memory(0.3, 0.3, 0.2)], 4).at("no") == [4]
     assert Contest("", "task", "stored", [4], [memory(0.1, None, None)], one, 4).at("no") == [4]
+
+
+@pytest.mark.parametrize(("errors", "word"), [((0.8, 0.9), "Yes"), ((0.8, 0.1), "In part"), ((0.1, 0.1), "No")])
+def test_a_claim_is_judged_by_its_core(errors, word) -> None:
+    """All of it, some of it or none; contests beside it are counted apart."""
+    claim = Claim("", "", lambda results: [], "Up to 4 pairs", lambda contest, n, dim: n <= 4)
+
+    def memory(*errors: float) -> dict:
+        return {"stored": {"task": {"validation": list(errors), "errors": [[e, e] for e in errors]}}}
+
+    contest = Contest("", "task", "stored", [2, 4, 8], [memory(0.5, 0.5, 0.5)], [memory(*errors, 0.5)], 4)
+    verdict = claim.verdict([contest], DIM)
+    assert verdict.startswith(f"{word}. Up to 4 pairs: ") and verdict.endswith("Elsewhere: 0 yes, 1 even, 0 no.")
 
 
 def test_a_small_run_goes_all_the_way(tmp_path) -> None:

@@ -46,7 +46,8 @@ NOTE = (
 )
 GRID = (
     "In parentheses the rate; * it is the first or last that was tried (of least squares the first writes next to nothing, "
-    "and the last has next to no ridge). A memory that ran off on a seed had not on those that its rate was chosen on."
+    "and the last has next to no ridge; DGD's step hardly grows beyond its last). A memory that ran off on a seed had not on "
+    "those that its rate was chosen on."
 )
 THEORY = (
     "Unrelated pairs in a matrix, by number of pairs: measured / expected, in closed form (at the best rate there is, where "
@@ -245,7 +246,7 @@ def _summary(results: Results) -> str:
                 tops = [best(memories, name, measure, i) for i in range(len(pairs))]
                 found = [errors(top, name, measure, i) for i, top in enumerate(tops)]
                 band(axes, pairs, list(zip(*found, strict=True)), kind, look)
-            _frame(axes, results, f"{name}, {measure} keys")
+            _frame(axes, results, name, f"{name}, {measure} keys", 1.3)
         legend(figure, figure.axes[0])
 
     return render("best", "Recall error by number of pairs, the best memory of each kind", draw, 5.6)
@@ -270,7 +271,7 @@ def _every(results: Results, task: str) -> str:
             axes.plot(pairs, means, color=colour, linestyle=line, linewidth=1.1, label=label(memory["rule"]))
         for row, network in zip(panels, networks, strict=True):
             for axes, objective in zip(row, objectives, strict=True):
-                _frame(axes, results, f"{network}; {objective}")
+                _frame(axes, results, task, f"{network}; {objective}", 1.6)
                 axes.grid(False)
         handles = {
             text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -281,9 +282,12 @@ def _every(results: Results, task: str) -> str:
     return render(f"every-{task}", title, draw, 0.6 + 1.35 * len(networks)) if networks else ""
 
 
-def _frame(axes: Axes, results: Results, title: str) -> None:
+def _frame(axes: Axes, results: Results, task: str, title: str, top: float) -> None:
     """The number of pairs that is as many as keys are wide is marked."""
+    pairs = results["tasks"][task]["pairs"]
     axes.set_xscale("log", base=2)
-    axes.set(ylim=(0, 1.3))
+    axes.set_xticks(pairs[::2], [f"{n}" for n in pairs[::2]])
+    axes.minorticks_off()
+    axes.set_ylim(0, top)
     axes.set_title(title, loc="left", fontsize=8)
     axes.axvline(results["dim"], color=MUTED, linestyle=":", linewidth=0.8)

@@ -105,6 +105,7 @@ class Claim:
     """What theory says, and whether it is so.
 
     core, within: what the claim is about in the first place, in words, and whether a contest at a number of pairs belongs to it.
+    holds: the answers that agree with it.
     """
 
     title: str
@@ -112,12 +113,14 @@ class Claim:
     contests: Callable[[dict[str, Any]], list[Contest]]
     core: str
     within: Callable[[Contest, int, int], bool]
+    holds: tuple[str, ...] = ("yes",)
 
     def verdict(self, contests: Sequence[Contest], dim: int) -> str:
         """ "Yes", "No" or "In part", of the core, with counts of it and of all."""
         every = [(said, self.within(contest, n, dim)) for contest in contests for n, said in contest.answers.items()]
         core = Counter(said for said, inside in every if inside)
-        word = "Yes" if core["yes"] == core.total() else "In part" if core["yes"] else "No"
+        agree = sum(core[which] for which in self.holds)
+        word = "Yes" if agree == core.total() else "In part" if agree else "No"
         rest = _counts(Counter(said for said, inside in every if not inside))
         return f"{word}. {self.core}: {_counts(core)}. Elsewhere: {rest}."
 
@@ -202,11 +205,12 @@ CLAIMS = (
     ),
     Claim(
         "Is least squares the optimum of linear memories?",
-        "Against the best of all other objectives and rules on the same network. Where stored keys are read it is by "
-        "definition; of unseen keys theory says nothing.",
+        "It is where nothing is better: against the best of all other objectives and rules on the same network. Where stored keys "
+        "are read that is so by definition; of unseen keys theory says nothing.",
         least_squares_and_all,
         "Where stored keys are read",
         lambda contest, n, dim: contest.measure == "stored",
+        holds=("yes", "even"),
     ),
     Claim(
         "Does a deep memory recall more than a matrix of the same size?",
