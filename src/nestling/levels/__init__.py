@@ -1,6 +1,6 @@
 """Levels: parameters, period, rule; and what moves them."""
 
-from nestling.levels.factor import asked, gathered
+from nestling.levels.factor import asked, blocks
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
 from nestling.levels.felt import Outputs, moment, outputs
 from nestling.levels.level import Level, as_levels, nested
@@ -19,11 +19,11 @@ __all__ = [
     "StepOf",
     "as_levels",
     "asked",
+    "blocks",
     "at_rest",
     "effective",
     "end_context",
     "gather",
-    "gathered",
     "initial",
     "moment",
     "nested",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nestling.levels import Level, LevelOptimizer, Outputs, asked, gathered, outputs, second_moments
+from nestling.levels import Level, LevelOptimizer, Outputs, asked, blocks, outputs, second_moments
 from nestling.models import reading
 from nestling.models.cache import HopeCache
 from nestling.models.segment import IGNORED
@@ -40,7 +40,7 @@ class LearningModel(PreTrainedModel, GenerationMixin):
         """While open, what the rules of levels ask for is gathered: `nestling.levels.second_moments`, by weight name."""
         factors = asked(self.levels, self.moves, self.learnable_weights())
         modules = {name: self.module_of(name) for name in factors}
-        return second_moments(modules, mask, factors, exact, gathered(self.levels, self.moves))
+        return second_moments(modules, mask, factors, exact, blocks(self.levels, self.moves))
 
     def listen(self) -> AbstractContextManager[Outputs]:
         """While open, the outputs are kept whose gradients the rules of levels ask for: `nestling.levels.outputs`."""
