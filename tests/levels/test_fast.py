@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from nestling.levels import Level, StepOf, effective, end_context, gather, gathered, initial, second_moments, step
+from nestling.levels import Level, StepOf, blocks, effective, end_context, gather, initial, second_moments, step
 from nestling.levels.felt import moment as outer_products
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
-from nestling.memory.moments import Moments
+from nestling.memory.moments import second_moment
 from nestling.optim.generalised_momentum import Rows
 from nestling.optim.preconditioned_momentum import Kronecker
 from tests.helpers import close, differ, named, randn, row, same
@@ -38,9 +38,11 @@ class Problem:
         weight = effective(state, {NAME: self.start})[NAME]
         error = x @ weight.mT - y
         count = torch.full((B,), x.shape[1]) if tokens is None else tokens
-        wanted = gathered(self.levels, [[NAME]] * len(self.levels)).get(NAME, Moments())
-        felt = {NAME: outer_products(error, wanted)}
-        return step(self.levels, gather(state, {NAME: error.mT @ x}, {NAME: wanted.of(x)}, count, count, felt))
+        block = blocks(self.levels, [[NAME]] * len(self.levels)).get(NAME)
+        felt = {NAME: outer_products(error, block)}
+        return step(
+            self.levels, gather(state, {NAME: error.mT @ x}, {NAME: second_moment(x, block)}, count, count, felt)
+        )
 
     def run(self, state=None):
         state = state or self.state()
@@ -71,13 +73,12 @@ def by_hand(problem, b):
     for x, y in zip(problem.x[:, b], problem.y[:, b], strict=True):
         weight = problem.start + sum(differences)
         slope = sum(torch.outer(weight @ x_t - y_t, x_t) for x_t, y_t in zip(x, y, strict=True))
+        moment = sum(torch.outer(x_t, x_t) for x_t in x)
         errors = [weight @ x_t - y_t for x_t, y_t in zip(x, y, strict=True)]
         for i, level in enumerate(levels):
-            every = getattr(level.rule, "every", 1)
-            moment = sum(torch.outer(x_t, x_t) for x_t in x[::every])
             slopes[i], clocks[i] = slopes[i] + slope, clocks[i] + len(x)
             seen[i], count[i], inputs[i] = seen[i] + moment, count[i] + len(x), inputs[i] + moment
-            felt[i] = felt[i] + sum(torch.outer(error, error) for error in errors[::every])
+            felt[i] = felt[i] + sum(torch.outer(error, error) for error in errors)
             if clocks[i] < level.period:
                 continue
             mean = slopes[i] / clocks[i]
@@ -124,7 +125,11 @@ LEVELS = {
     "erasing and retaining": [Level(P, lr=0.3, rule=DeltaGradientDescent()), SLOW],
     "retaining predictions": [Level(P, lr=0.3, rule=RetainPredictions(0.5, 0.2, refresh=0.0), clip=1.0)],
     "the same, seldom": [PLAIN, Level(2 * P, lr=0.6, rule=RetainPredictions(0.1, 0.3, 0.8, refresh=0.7), reset=0.9)],
-    "in blocks": [Level(P, lr=0.3, rule=RetainPredictions(0.5, 0.2, refresh=0.2, block=3, every=2)), PLAIN],
+    "in blocks": [
+        Level(P, lr=0.3, rule=RetainPredictions(0.5, 0.2, refresh=0.2, block=3)),
+        Level(2 * P, lr=0.5, rule=RetainPredictions(block=3)),
+        PLAIN,
+    ],
     "the smallest blocks": [Level(P, lr=0.3, rule=RetainPredictions(0.2, 0.2, block=1), clip=1.0)],
     "of one period": [PLAIN, Level(P, lr=0.1, rule=RetainSeen(1.0, 0.5))],
 }

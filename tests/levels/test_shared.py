@@ -23,7 +23,7 @@ KINDS = {
     "of two periods": [FAST, replace(SLOW, period=2 * PERIOD)],
     "one forgets": [FAST, replace(SLOW, rule=replace(RULE, forgetting=0.8))],
     "of two rules": [replace(FAST, rule=RetainSeen()), SLOW],
-    "in blocks": [replace(level, rule=replace(RULE, block=5, every=2)) for level in (FAST, SLOW)],
+    "in blocks": [replace(level, rule=replace(RULE, block=5)) for level in (FAST, SLOW)],
 }
 
 
@@ -133,8 +133,6 @@ def a_model():
 def test_rules_that_gather_differently_raise():
     """Nobody wants the blocks of one level to depend on another level's."""
     levels = [FAST, replace(SLOW, rule=replace(RULE, block=4))]
-    with pytest.raises(
-        ValueError, match=r"gather Moments\(.*block=None.*\) and Moments\(.*block=4.*\) of w; give both the same"
-    ):
+    with pytest.raises(ValueError, match="of w with block=None and block=4; give both the same"):
         initial(levels, [["w"], ["w"]], {"w": randn(3, 4)}, 1)
     initial(levels, [["w"], ["v"]], {"w": randn(3, 4), "v": randn(3, 4)}, 1)

@@ -251,5 +251,3 @@ def test_settings_out_of_range_raise():
         RetainPredictions(refresh=-1.0)
     with pytest.raises(ValueError, match="block=0 must be at least 1, or None for whole matrices"):
         RetainPredictions(block=0)
-    with pytest.raises(ValueError, match="every=0 must be at least 1, which is every token"):
-        RetainPredictions(every=0)

@@ -1,7 +1,7 @@
 """Levels: parameters, period, rule; and what moves them."""
 
 from nestling.levels.description import Component, Description, HasLevels, Moving, describe
-from nestling.levels.factor import asked, gathered
+from nestling.levels.factor import asked, blocks
 from nestling.levels.fast import Difference, FastWeights, LevelState, at_rest, effective, end_context, initial
 from nestling.levels.felt import Outputs, moment, outputs
 from nestling.levels.level import Level, as_levels, nested
@@ -24,12 +24,12 @@ __all__ = [
     "StepOf",
     "as_levels",
     "asked",
+    "blocks",
     "at_rest",
     "describe",
     "effective",
     "end_context",
     "gather",
-    "gathered",
     "initial",
     "moment",
     "nested",

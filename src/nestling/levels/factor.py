@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from nestling.levels.level import Level
-from nestling.memory.moments import Moments
 
 
 def factor(name: str, rank: int, weight: Tensor) -> Tensor:
@@ -66,18 +65,19 @@ def asked(levels: list[Level], moves: list[list[str]], weights: Mapping[str, Ten
     return {name: _largest(name, found, weights[name]) for name, found in sorted(ranks.items())}
 
 
-def gathered(levels: list[Level], moves: list[list[str]]) -> dict[str, Moments]:
-    """By name, which moments are gathered of the weights whose inputs some level's rule asks for.
+def blocks(levels: list[Level], moves: list[list[str]]) -> dict[str, int | None]:
+    """By name the weights whose inputs some level's rule asks for, with the width of the blocks in which their moments are kept.
 
     Raises:
-        ValueError: the rules of two levels want other moments of one weight.
+        ValueError: the rules of two levels want one weight's in blocks of two widths.
     """
-    found: dict[str, Moments] = {}
+    found: dict[str, int | None] = {}
     for level, names in zip(levels, moves, strict=True):
         for name in names if level.sees else ():
-            if found.setdefault(name, level.moments) != level.moments:
+            if found.setdefault(name, level.block) != level.block:
                 raise ValueError(
-                    f"the rules of two levels gather {found[name]} and {level.moments} of {name}; give both the same block and every"
+                    f"the rules of two levels gather the moments of {name} with block={found[name]} and block={level.block}; give "
+                    "both the same, which RetainPredictions alone can have"
                 )
     return found
 

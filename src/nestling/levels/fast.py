@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nestling.levels.factor import asked, expanded, gathered
+from nestling.levels.factor import asked, blocks, expanded
 from nestling.levels.level import Level
 from nestling.levels.step_of import Memory, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
+from nestling.memory.moments import shape
 from nestling.ops import State
 from nestling.ops.state import tree_map, where_rows, zeros
 
@@ -81,10 +82,10 @@ def initial(levels: list[Level], moves: list[list[str]], weights: Mapping[str, T
     """Every level at zero difference. `moves[l]`: the names of the weights that level l moves.
 
     Raises:
-        ValueError: a level's rank does not fit a weight, or it or what a rule gathers not the other levels.
+        ValueError: a level's rank does not fit a weight, or the other levels; or a rule's block not theirs.
     """
     asked(levels, moves, weights)
-    gathered(levels, moves)
+    blocks(levels, moves)
     return tuple(_initial(level, names, weights, batch) for level, names in zip(levels, moves, strict=True))
 
 
@@ -97,9 +98,9 @@ def _initial(level: Level, names: list[str], weights: Mapping[str, Tensor], batc
     for name in names:
         rows, columns = weights[name].shape[0], level.rank or weights[name].shape[1]
         retains = isinstance(level.rule, RetainSeen | RetainPredictions)
-        seen = none(*level.moments.shape(columns)) if retains else None
+        seen = none(*shape(columns, level.block)) if retains else None
         moment = none(columns, columns) if isinstance(level.rule, DeltaGradientDescent) else None
-        felt = none(*level.moments.shape(rows)) if level.feels else None
+        felt = none(*shape(rows, level.block)) if level.feels else None
         value = none(rows, columns)
         differences[name] = Difference(value, value, seen, _new_memory(level, value), moment, felt)
     clock, steps, size = none().double(), none().long(), none()

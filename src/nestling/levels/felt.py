@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.memory.moments import Moments
+from nestling.memory.moments import second_moment
 
-ALL = Moments()
 Outputs = list[tuple[str, Tensor]]
 
 
@@ -38,10 +37,10 @@ def outputs(modules: Mapping[str, nn.Module]) -> Iterator[Outputs]:
             handle.remove()
 
 
-def moment(gradient: Tensor, wanted: Moments = ALL) -> Tensor:
-    """The sum of `g g^T [B, out, out]`, or what is wanted of it, of gradients `[B, L, out]` at an output, in float32 or better.
+def moment(gradient: Tensor, block: int | None = None) -> Tensor:
+    """The sum of `g g^T [B, out, out]`, or its blocks, over gradients `[B, L, out]` at an output, in float32 or better.
 
     Gradients `[L, out]` are one row's.
     """
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return wanted.of(gradient if gradient.dim() > 2 else gradient[None])
+    return second_moment(gradient if gradient.dim() > 2 else gradient[None], block)

@@ -10,7 +10,6 @@ from typing import Any
 
 from nestling.levels.step_of import StepOf
 from nestling.memory import DeltaGradientDescent, GradientDescent, RetainPredictions, RetainSeen
-from nestling.memory.moments import Moments
 
 RULES = {
     "GradientDescent": GradientDescent,
@@ -83,9 +82,9 @@ class Level:
         return isinstance(self.rule, RetainPredictions)
 
     @property
-    def moments(self) -> Moments:
-        """What its rule gathers of inputs and of gradients at outputs, where it asks for them."""
-        return self.rule.moments if isinstance(self.rule, RetainPredictions) else Moments()
+    def block(self) -> int | None:
+        """Over how many neighbours at most its rule gathers moments, None for all."""
+        return self.rule.block if isinstance(self.rule, RetainPredictions) else None
 
     @property
     def forgetting(self) -> float:

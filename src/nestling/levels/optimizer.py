@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nestling.levels.factor import gathered
+from nestling.levels.factor import blocks
 from nestling.levels.fast import LevelState, initial
 from nestling.levels.felt import moment, outputs
 from nestling.levels.level import Level
@@ -53,7 +53,7 @@ class LevelOptimizer:
         asking = [names for level, names in zip(levels, moves, strict=True) if level.sees]
         watched = sorted({name for names in asking for name in names})
         self.watched = {name: module.get_submodule(name.removesuffix(".weight")) for name in watched}
-        self.moments = gathered(levels, moves)
+        self.blocks = blocks(levels, moves)
         self.seen: dict[str, Tensor] = {}
         feeling = [names for level, names in zip(levels, moves, strict=True) if level.feels]
         self.listened = {name: self.watched[name] for names in feeling for name in names}
@@ -67,7 +67,7 @@ class LevelOptimizer:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """A context in which a forward pass shows the levels what their rules ask for; the pass backward may come later."""
-        with second_moments(self.watched, None, moments=self.moments) as seen, outputs(self.listened) as said:
+        with second_moments(self.watched, None, blocks=self.blocks) as seen, outputs(self.listened) as said:
             yield
         for name, moments in seen.items():
             self._see(name, moments)
@@ -152,4 +152,4 @@ class LevelOptimizer:
 
     def _feel(self, name: str, gradient: Tensor) -> None:
         """More gradients at a weight's outputs, `[.., out]`."""
-        self.felt[name] = self.felt.get(name, 0) + moment(gradient.detach().flatten(0, -2), self.moments[name])
+        self.felt[name] = self.felt.get(name, 0) + moment(gradient.detach().flatten(0, -2), self.blocks[name])

@@ -197,4 +197,5 @@ def _finite(tensors: Iterable[Tensor], rows: Tensor) -> Tensor:
 
 def _square(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of the squares of each row over all the matrices `[B, out, in]`, `[B]`."""
-    return torch.stack([torch.einsum("boi,boi->b", t, t) for t in tensors]).sum(0)
+    rows = [t.flatten(1) for t in tensors]
+    return torch.stack([(row[:, None] @ row[..., None])[:, 0, 0] for row in rows]).sum(0)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nestling.memory.moments import Moments, times
+from nestling.memory import moments
 from nestling.ops.state import where_rows
 
 
@@ -132,7 +132,6 @@ class RetainPredictions:
     refresh: the inverses are made anew when the tokens read since are this share of all that the moments hold.
     block: None, or of the matrices only the blocks along the diagonal are kept, over at most so many neighbouring inputs or
         outputs (`nestling.memory.moments`): as if what is further apart had nothing to do with each other.
-    every: the moments are gathered from every so many-th token of a segment.
     """
 
     damping: float = 0.5
@@ -140,19 +139,14 @@ class RetainPredictions:
     forgetting: float = 1.0
     refresh: float = 0.1
     block: int | None = None
-    every: int = 1
 
     def __post_init__(self) -> None:
         RetainSeen(self.damping, self.forgetting)
         RetainSeen(self.output_damping)
         if not self.refresh >= 0:
             raise ValueError(f"refresh={self.refresh} must be 0 (at every update) or above")
-        Moments(self.block, self.every)
-
-    @property
-    def moments(self) -> Moments:
-        """What it gathers of inputs, and of gradients at outputs."""
-        return Moments(self.block, self.every)
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block={self.block} must be at least 1, or None for whole matrices")
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """What is remembered of differences `[B, out, in]` before their first update: no inverses yet.
@@ -161,8 +155,8 @@ class RetainPredictions:
         """
         rows, out, inside = weight.shape
         return {
-            "inputs": weight.new_zeros(rows, *self.moments.shape(inside)),
-            "outputs": weight.new_zeros(rows, *self.moments.shape(out)),
+            "inputs": weight.new_zeros(rows, *moments.shape(inside, self.block)),
+            "outputs": weight.new_zeros(rows, *moments.shape(out, self.block)),
             "since": weight.new_full((rows,), torch.inf, dtype=torch.float64),
             "count": weight.new_zeros(rows, dtype=torch.float64),
         }
@@ -193,7 +187,7 @@ class RetainPredictions:
 
     def direction(self, gradient: Tensor, memory: dict[str, Tensor]) -> Tensor:
         """`a b B^-1 G A^-1`, `[B, out, in]`, of a gradient of that shape."""
-        return times(times(gradient.mT, memory["outputs"]).mT, memory["inputs"])
+        return moments.right(moments.left(memory["outputs"], gradient), memory["inputs"])
 
 
 def damped(moment: Tensor, damping: float) -> Tensor:

@@ -18,7 +18,7 @@ from nestling.levels import (
     Moving,
     Outputs,
     asked,
-    gathered,
+    blocks,
     outputs,
     second_moments,
 )
@@ -50,7 +50,7 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
         """While open, what the rules of levels ask for is gathered: `nestling.levels.second_moments`, by weight name."""
         factors = asked(self.levels, self.moves, self.learnable_weights())
         modules = {name: self.module_of(name) for name in factors}
-        return second_moments(modules, mask, factors, exact, gathered(self.levels, self.moves))
+        return second_moments(modules, mask, factors, exact, blocks(self.levels, self.moves))
 
     def listen(self) -> AbstractContextManager[Outputs]:
         """While open, the outputs are kept whose gradients the rules of levels ask for: `nestling.levels.outputs`."""

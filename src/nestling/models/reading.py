@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nestling.levels import FastWeights, effective, gather, gathered, initial
+from nestling.levels import FastWeights, blocks, effective, gather, initial
 from nestling.models.cache import HopeCache, Segment, Session
 from nestling.models.segment import IGNORED, learn_segment, run, slopes, weights_now
 from nestling.ops.ragged import Piece, join, pieces, real_tokens
@@ -169,13 +169,13 @@ def _calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) ->
     memory = memory or initial(model.levels, model.moves, model.learnable_weights(), ids.shape[0])
     mixers = model.begin(ids.shape[0])
     weights = effective(memory, model.learnable_weights())
-    period, wanted = model.levels[0].period, gathered(model.levels, model.moves)
+    period, cut = model.levels[0].period, blocks(model.levels, model.moves)
     following = F.pad(ids[:, 1:], (0, 1), value=IGNORED)
     for tokens, labels in zip(ids.split(period, dim=1), following.split(period, dim=1), strict=True):
         with torch.set_grad_enabled(any(level.feels for level in model.levels)), model.watch(None) as seen:
             with model.listen() as said:
                 logits, mixers = model.run(weights, tokens, mixers, None)
-            _, felt = slopes(logits, labels, {}, said, wanted, None) if said else ({}, {})
+            _, felt = slopes(logits, labels, {}, said, cut, None) if said else ({}, {})
         mixers = tree_map(Tensor.detach, mixers)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
         memory = gather(memory, None, seen, count, count, felt)

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nestling.levels import FastWeights, Outputs, effective, gather, gathered, moment, step
-from nestling.memory.moments import Moments
+from nestling.levels import FastWeights, Outputs, blocks, effective, gather, moment, step
 from nestling.ops.ragged import real_tokens
 from nestling.ops.recompute import recompute
 from nestling.ops.state import tree_map
@@ -78,7 +77,7 @@ def _learn(
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
         labels = labels if mask is None else labels.masked_fill(~mask, IGNORED)
-        gradients, felt = slopes(logits, labels, weights, said, gathered(model.levels, model.moves), outer)
+        gradients, felt = slopes(logits, labels, weights, said, blocks(model.levels, model.moves), outer)
     if outer is None:
         logits, after = logits.detach(), tree_map(Tensor.detach, after)
     counted = torch.full((len(tokens),), tokens.shape[1]) if count is None else count
@@ -93,13 +92,13 @@ def slopes(
     labels: Tensor,
     weights: dict[str, Tensor],
     said: Outputs,
-    wanted: Mapping[str, Moments],
+    cut: Mapping[str, int | None],
     outer: str | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients of the sum of the losses of what is taught, in float32 or better, and the moments of those at outputs.
 
-    said: the outputs `[B, P, out]`, with weight names. wanted: which of their moments, by name. Where nothing is taught no
-    pass backward is made.
+    said: the outputs `[B, P, out]`, with weight names. cut: by name the width of the blocks in which their moments are kept.
+    Where nothing is taught no pass backward is made.
     """
     asked = [*weights.values(), *(output for _, output in said)]
     found: Sequence[Tensor | None] = [None] * len(asked)
@@ -111,7 +110,7 @@ def slopes(
     whole = [torch.zeros_like(x) if g is None else g for x, g in zip(asked, found, strict=True)]
     felt: dict[str, Tensor] = {}
     for (name, _), gradient in zip(said, whole[len(weights) :], strict=True):
-        new = moment(gradient, wanted[name])
+        new = moment(gradient, cut[name])
         felt[name] = felt[name] + new if name in felt else new
     return dict(zip(weights, whole[: len(weights)], strict=True)), felt
 
