@@ -374,13 +374,14 @@ def test_every_method_gets_as_many_trials():
     x, labels = torch.randn(40, 16), torch.arange(40) % 10
     problem = Problem(16, 32, 10, 0)
     heads = {}
-    for name in ("SLDA", "RanPAC", "replay, bytes of SLDA", "replay, bytes of RanPAC"):
+    for name in ("SLDA", "RanPAC", "replay, bytes of SLDA", "replay, bytes of RanPAC", "replay MLP, bytes of RanPAC"):
         heads[name] = CONTENDERS[name].make(problem, CONTENDERS[name].settings[0])
         for _ in range(6):
             heads[name].observe(x, labels)
     assert problem.lda_bytes() == heads["SLDA"].bytes() and problem.ranpac_bytes() == heads["RanPAC"].bytes()
     for name in ("SLDA", "RanPAC"):
         assert 0.9 * heads[name].bytes() < heads[f"replay, bytes of {name}"].bytes() <= heads[name].bytes()
+    assert heads["replay MLP, bytes of RanPAC"].bytes() <= heads["RanPAC"].bytes()
 
 
 def test_a_run_goes_all_the_way_and_nothing_runs_twice(tmp_path, monkeypatch):

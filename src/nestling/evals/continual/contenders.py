@@ -76,10 +76,11 @@ def grid(**swept: tuple[Any, ...]) -> tuple[Setting, ...]:
 
 
 def replaying(size: Callable[[Problem], int], hidden: int = 0, **swept: tuple[Any, ...]) -> Contender:
-    """Replay with a buffer that makes it as large as another method."""
+    """Replay with a buffer that makes it as large as another method; a hidden layer takes half of the bytes at most."""
 
     def make(p: Problem, s: Setting) -> Head:
-        return Replay(p.dim, adam(s["lr"]), size(p), hidden, s["replays"], seed=p.seed)
+        most = size(p) // (2 * 3 * 4 * p.dim)  # weights and Adam's two averages, in float32
+        return Replay(p.dim, adam(s["lr"]), size(p), min(hidden, most), s["replays"], seed=p.seed)
 
     return Contender(make, grid(**swept))
 

@@ -34,7 +34,7 @@ class Size:
     seeds: tuple[int, ...]
 
 
-SIZES = {"quick": Size(500, 2, 2_000, 32, (0,)), "default": Size(2000, None, 6_000, 32, (0, 1, 2))}
+SIZES = {"quick": Size(500, 2, 2_000, 32, (0,)), "default": Size(2000, None, 12_000, 32, (0, 1, 2))}
 
 
 def continual(
@@ -73,7 +73,7 @@ def continual(
     for (place, name, setting, seed, *_), met in side_by_side(_once, tasks, jobs):
         found[place, name, seed] = met
         last = last_accuracy(met["matrix"], met["sizes"])
-        say(f"{place}, {name} {_told(setting)}, seed {seed}: {100 * last:.1f}% at the end")
+        say(f"{place}, {' '.join([name, _told(setting)]).strip()}, seed {seed}: {100 * last:.1f}% at the end")
     results = {
         "title": "Class-incremental learning on frozen features",
         "about": f"{where()}, one thread a run",
@@ -181,7 +181,8 @@ def _once(
         stream, method = _ready(place, name, setting, seed, size_name, data, out)
         return run(method, stream, size.batch, contender.passes, contender.judgements, seed)
 
-    given = f"run {name} {setting} {size} {contender.passes} {contender.judgements} {seed} {version('nestling')}"
+    told = f"{size.projections} {size.batch} {contender.passes} {contender.judgements}"
+    given = f"run {name} {setting} {told} {seed} {version('nestling')}"
     return kept(_folder(out, place), given, make)
 
 
