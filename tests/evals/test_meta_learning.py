@@ -35,8 +35,14 @@ def ids(*shape: int) -> torch.Tensor:
 
 
 def operations(model: HopeForCausalLM, window: torch.Tensor, backward: bool = True) -> int:
-    """Floating-point operations of products of matrices, as they are run."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+    """Floating-point operations of products of matrices, as they are run; a vector's norm is none, however it is computed."""
+
+    def product(a: torch.Size, b: torch.Size, *_: object, **__: object) -> int:
+        rows, inner, columns = a[-2], a[-1], b[-1]
+        return 0 if rows == columns == 1 else 2 * a[0] * rows * inner * columns
+
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.bmm: product})
+    with sdpa_kernel(SDPBackend.MATH), counter, torch.set_grad_enabled(backward):
         loss = model(window, labels=window).loss
         if backward:
             loss.backward()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nestling.ops.recompute import recompute
+from nestling.ops.state import zeros
 from tests.helpers import close, gradients, same
 
 
@@ -45,6 +46,16 @@ def test_recomputing_is_as_exact_as_the_first_time():
         assert y.dtype == torch.bfloat16
         results.append((y.detach(), tuple(gradients(y, [x, *parameters]))))
     same(results[1], results[0])
+
+
+def test_a_constant_that_states_share_gets_no_history():
+    """What the function returns may be kept elsewhere, as zeros are: that a later graph starts at it must not lead back here."""
+    constant = zeros((3,), torch.float64, torch.device("cpu"))
+    x = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    y, same_as_constant = recompute(lambda x: (x * constant, constant), x, [])
+    assert constant.grad_fn is None and not constant.requires_grad
+    (y.sum() + same_as_constant.sum() + x.square().sum()).backward()
+    close(x.grad, 2 * x.detach())
 
 
 def test_a_parameter_that_was_changed_in_between_is_noticed():

@@ -205,5 +205,5 @@ def damped_inverse(moment: Tensor, damping: float) -> Tensor:
     """`a A^-1` of `A = damped(moment, a)`, `[B, n, n]` or its blocks, which share one scale; nan where that is no inverse."""
     scale = moment.diagonal(dim1=-2, dim2=-1).flatten(1).mean(1).view(-1, *[1] * (moment.dim() - 1))
     factor, failed = torch.linalg.cholesky_ex(_damped(moment, damping, scale))
-    inverse = torch.cholesky_inverse(factor).mul_(damping)
+    inverse = torch.cholesky_inverse(factor) * damping
     return inverse if not bool(failed.any()) else inverse.masked_fill(failed[..., None, None] > 0, torch.nan)

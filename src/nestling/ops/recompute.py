@@ -41,7 +41,9 @@ class _Recompute(torch.autograd.Function):
         ctx.count = count
         outputs = run(tensors[:count])
         found.append(outputs)
-        return tuple(named_tensors(outputs).values())
+        # autograd writes on what is returned where it came from; what the function took from elsewhere, as a constant that
+        # states share, has to stay without a history
+        return tuple(tensor.detach() for tensor in named_tensors(outputs).values())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
