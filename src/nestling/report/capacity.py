@@ -184,7 +184,8 @@ def _theory(results: Results) -> Part:
 
 def _grid(results: Results, task: str, measure: str) -> Part:
     """A line a network and objective, a column a rule."""
-    shown = [m for m in chosen(results, size=1) if m["network"] in _networks(results)]
+    networks = _networks(results)
+    shown = [memory for memory in chosen(results, size=1) if memory["network"] in networks]
     rules = list(dict.fromkeys(memory["rule"] for memory in shown))
     i = _at(results, task)
     lines: dict[tuple[str, str], dict[str, str]] = {}
@@ -202,18 +203,20 @@ def _grid(results: Results, task: str, measure: str) -> Part:
 
 def _networks(results: Results) -> list[str]:
     """Those that combine with every objective."""
-    found = dict.fromkeys(memory["network"] for memory in results["memories"])
-    return [name for name in found if len({m["objective"] for m in chosen(results, network=name)}) > 2]
+    objectives: dict[str, set[str]] = {}
+    for memory in results["memories"]:
+        objectives.setdefault(memory["network"], set()).add(memory["objective"])
+    return [name for name, found in objectives.items() if len(found) > 2]
 
 
 def _others(results: Results) -> Part:
     """Retentions, larger memories, and least squares at as many numbers in all as a matrix has."""
-    where = _last_measures(results)
+    where, networks = _last_measures(results), _networks(results)
     rows = [
         [named(memory), f"{memory['weights']} + {memory['carried']}"]
         + [recalled(memory[measure][name]["errors"][_at(results, name)]) for name, measure in where]
         for memory in results["memories"]
-        if memory["size"] > 1 or memory["network"] not in _networks(results)
+        if memory["size"] > 1 or memory["network"] not in networks
     ]
     headings = ["memory", "weights + carried", *(_heading(results, name, measure) for name, measure in where)]
     return "Further memories", "Other retentions, and memories of three times the weights.", headings, rows
