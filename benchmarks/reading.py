@@ -62,13 +62,19 @@ def _kinds(period: int) -> dict[str, list[Level]]:
         Level(8 * period, lr=1.0, clip=0.5, rule=RetainSeen()),
     )
     low = [replace(level, rank=8) for level in (fast, slow)]
+
+    def predicting(block: int | None) -> list[Level]:
+        return [replace(level, rule=RetainPredictions(block=block)) for level in (fast, slow)]
+
     return {
         "not learning": [fast],
         "one level": [fast],
         "one level, rank 8": low[:1],
         "two levels, the slow one retains": [fast, slow],
         "the same, rank 8": low,
-        "two levels that retain predictions": [replace(level, rule=RetainPredictions()) for level in (fast, slow)],
+        "two levels that retain predictions": predicting(None),
+        "the same, in blocks of 128": predicting(128),
+        "the same, in blocks of 64": predicting(64),
     }
 
 
