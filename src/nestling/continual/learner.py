@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nestling.continual import store
 from nestling.continual.observation import Observation, Standing, next_token_losses, observed, standing
+from nestling.continual.sleep import Night, consolidate, dream, resetting, rested
 from nestling.continual.text import Labels, Text, each, token_ids
 from nestling.continual.user import User, check_snapshot_name, from_tensors
 from nestling.errors import UserError
@@ -37,6 +38,7 @@ class Learner:
         learner.observe("What I read today ...", user="alice")
         learner.generate("In short, ", user="alice", max_new_tokens=100)
         learner.save("alice.safetensors", user="alice")
+        learner.sleep("alice")  # the context ends, and what was learnt in it stays
 
         before = learner.snapshot("alice")  # later: learner.rollback("alice", before)
         learner.fork("alice", "bob")  # two users from here on
@@ -136,6 +138,50 @@ class Learner:
         state.logits = None
         self._users[user] = state
 
+    @torch.no_grad()
+    def sleep(
+        self,
+        user: str = "default",
+        new: Text | Iterable[Text] | None = None,
+        old: Text | Iterable[Text] | None = None,
+        passes: int = 1,
+        begin: Text | None = None,
+        tokens: int = 8192,
+        seed: int = 0,
+    ) -> Night:
+        """Teach the levels that stay what those that are about to reset hold, and end the context (`nestling.continual.sleep`).
+
+        new: texts like those that were read; the levels that stay learn to predict them as all levels do now. old: texts like
+            those that were known before; they learn to go on predicting them as they would have without the others. Each text, as of
+            `observe`, is a context of its own. None: the model writes them itself, `tokens` of each kind, each after `begin`
+            (None: its token for the beginning of a text).
+        passes: over all texts. seed: of what the model writes.
+
+        Raises:
+            UserError: an empty text, fewer than one pass or token, a user who has read nothing, or a model that needs `begin`.
+            ValueError: no level resets when a context ends, or none stays.
+        """
+        if passes < 1 or tokens < 1:
+            raise UserError(f"passes={passes} and tokens={tokens} must be at least 1")
+        state = self._user(user, enter=False).copy()
+        flush(self.model, state.cache)
+        memory = state.cache.memory
+        if memory is None:
+            raise UserError(f"{user!r} has read nothing yet, so that there is nothing to sleep over")
+        fast = resetting(self.model.levels, memory)
+
+        def texts(given: Text | Iterable[Text] | None, awake: FastWeights) -> list[Tensor]:
+            if given is None:
+                return dream(self.model, awake, self._beginning(begin), tokens, seed)
+            return [ids for ids, _ in each(given, None, self.tokenizer)]
+
+        both = texts(new, memory), texts(old, rested(self.model.levels, memory, fast))
+        memory, night = consolidate(self.model, memory, fast, *both, passes=passes)
+        state.cache.memory = memory
+        self._users[user] = state
+        self.end_context(user)
+        return night
+
     def snapshot(self, user: str = "default", name: str | None = None) -> str:
         """Keep the user's memory, and where their stream stands, under a name; without one it is the next free number.
 
@@ -227,6 +273,17 @@ class Learner:
         memory = list(cache.memory or self._at_rest())
         memory[level] = change(memory[level])
         cache.memory = tuple(memory)
+
+    def _beginning(self, text: Text | None) -> Tensor:
+        """The tokens of a text, or the model's token for the beginning of one."""
+        if text is not None:
+            return token_ids(text, self.tokenizer)
+        begin = self.model.generation_config.bos_token_id if self.model.generation_config else None
+        if begin is None:
+            raise UserError(
+                "the model has no bos_token_id to begin a text with; give begin, as '\\n', or the texts to sleep over, new and old"
+            )
+        return torch.tensor([begin])
 
     def _at_rest(self) -> FastWeights:
         """Every level at zero difference."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from nestling.levels import FastWeights, blocks, effective, gather, initial
 from nestling.models.cache import HopeCache, Segment, Session
-from nestling.models.segment import IGNORED, learn_segment, run, slopes, weights_now
+from nestling.models.segment import IGNORED, learn_segment, run, slopes, taught, weights_now
 from nestling.ops.ragged import Piece, join, pieces, real_tokens
 from nestling.ops.state import tree_map
 
@@ -175,7 +175,7 @@ def _calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) ->
         with torch.set_grad_enabled(any(level.feels for level in model.levels)), model.watch(None) as seen:
             with model.listen() as said:
                 logits, mixers = model.run(weights, tokens, mixers, None)
-            _, felt = slopes(logits, labels, {}, said, cut, None) if said else ({}, {})
+            _, felt = slopes(taught(logits, labels), {}, said, cut, None) if said else ({}, {})
         mixers = tree_map(Tensor.detach, mixers)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)
         memory = gather(memory, None, seen, count, count, felt)

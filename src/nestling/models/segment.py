@@ -77,7 +77,7 @@ def _learn(
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
             logits, after = run(model, weights, tokens, mixers, lengths)
         labels = labels if mask is None else labels.masked_fill(~mask, IGNORED)
-        gradients, felt = slopes(logits, labels, weights, said, blocks(model.levels, model.moves), outer)
+        gradients, felt = slopes(taught(logits, labels), weights, said, blocks(model.levels, model.moves), outer)
     if outer is None:
         logits, after = logits.detach(), tree_map(Tensor.detach, after)
     counted = torch.full((len(tokens),), tokens.shape[1]) if count is None else count
@@ -87,24 +87,29 @@ def _learn(
     return logits, after, memory
 
 
+def taught(logits: Tensor, labels: Tensor) -> Tensor | None:
+    """The sum of the losses of what is taught, in float32 or better; None where nothing is."""
+    if not bool((labels != IGNORED).any()):
+        return None
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.mT.to(exact), labels, ignore_index=IGNORED, reduction="none").sum()
+
+
 def slopes(
-    logits: Tensor,
-    labels: Tensor,
+    loss: Tensor | None,
     weights: dict[str, Tensor],
     said: Outputs,
     cut: Mapping[str, int | None],
     outer: str | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Gradients of the sum of the losses of what is taught, in float32 or better, and the moments of those at outputs.
+    """Gradients of a sum of losses, and the moments of those at outputs.
 
     said: the outputs `[B, P, out]`, with weight names. cut: by name the width of the blocks in which their moments are kept.
-    Where nothing is taught no pass backward is made.
+    Without a loss no pass backward is made.
     """
     asked = [*weights.values(), *(output for _, output in said)]
     found: Sequence[Tensor | None] = [None] * len(asked)
-    if bool((labels != IGNORED).any()):
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        loss = F.cross_entropy(logits.mT.to(exact), labels, ignore_index=IGNORED, reduction="none").sum()
+    if loss is not None:
         kept, again = outer is not None, outer == "second-order"
         found = torch.autograd.grad(loss, asked, retain_graph=kept, create_graph=again, allow_unused=True)
     whole = [torch.zeros_like(x) if g is None else g for x, g in zip(asked, found, strict=True)]
