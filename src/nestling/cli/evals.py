@@ -251,6 +251,28 @@ def eval_meta_learning(
     show(pages, results, report, console)
 
 
+def eval_sleep(
+    quick: bool = False, out: str = "runs/eval/sleep", report: str = "sleep-report.html", jobs: int = 2
+) -> None:
+    """What is kept when a context ends, with and without a sleep over stored texts or dreams, and what becomes of the old?
+
+    Args:
+        quick: a small model, short texts: a minute.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.sleep.main import sleep
+    from nestling.report import sleep as pages
+
+    console = Console()
+    results = sleep("quick" if quick else "default", out, jobs, lambda line: console.print(line, highlight=False))
+    show(pages, results, report, console)
+
+
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
@@ -259,4 +281,5 @@ EVALS = {
     "horizons": eval_horizons,
     "meta-learning": eval_meta_learning,
     "optimizers": eval_optimizers,
+    "sleep": eval_sleep,
 }

@@ -1,0 +1,1 @@
+"""Sleep: what is kept of a context that ends, and of what was known before it."""
