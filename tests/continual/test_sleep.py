@@ -1,17 +1,23 @@
 """Sleep: slow levels learn what fast ones hold, keep what they knew, and nothing else changes."""
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from nestling.cli import EXAMPLES
+from nestling.continual import Learner
 from nestling.continual.sleep import consolidate, dream, resetting, rested
 from nestling.errors import UserError
 from nestling.levels import Level, effective
 from nestling.models import HopeCache
+from nestling.train import byte_tokenizer
 from tests.continual.test_learner import CODE, PROSE, a_learner, ids_of, mind
 from tests.helpers import close, same
+from tests.test_cli import nestling
 from tests.tiny import PERIOD, SLOW
 
 FAST, PLAIN = Level(PERIOD, lr=0.3, reset="context"), Level(PERIOD, lr=0.2)
@@ -146,3 +152,25 @@ def test_bad_input_is_said_and_leaves_the_user_as_before():
     for levels in ([FAST, replace(SLOW, reset="context")], [replace(FAST, reset=None), SLOW]):
         assert "one that stays" in bad(awake(levels=levels), new=PROSE, old=CODE)
     assert "no bos_token_id" in bad(awake(levels=[FAST, SLOW]))
+
+
+def test_the_command_does_it_and_bad_input_harms_nothing(tmp_path, monkeypatch):
+    """What the library gives from the same memory; a memory without levels to learn from stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    learner = Learner(a_learner(levels=[FAST, SLOW]).model.float(), byte_tokenizer())
+    learner.model.save_pretrained("model")
+    learner.tokenizer.save_pretrained("model")
+    learner.observe(PROSE)
+    learner.save("me.safetensors")
+    Path("notes.txt").write_text(PROSE)
+    Path("known.txt").write_text(CODE)
+    done = nestling(*shlex.split(EXAMPLES["sleep"])[1:])
+    assert done.returncode == 0, done.stderr
+    night = learner.sleep(new=PROSE, old=CODE, passes=4)
+    assert f"{night.new[0]:.4f}, {night.new[1]:.4f}" in done.stdout
+    learner.load("me.safetensors", user="woken")
+    close(learner._user("woken").cache.memory[1].weights, learner._user("default").cache.memory[1].weights, 1e-5)
+    written = Path("me.safetensors").read_bytes()
+    done = nestling("sleep", "--model", "model", "--memory", "me.safetensors")
+    assert done.returncode == 2 and "no bos_token_id" in done.stderr and "Traceback" not in done.stderr
+    assert Path("me.safetensors").read_bytes() == written
