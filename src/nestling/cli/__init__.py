@@ -12,6 +12,7 @@ from nestling.cli.learning import generate, learn, train
 from nestling.cli.levels import EXAMPLES as LEVELS_EXAMPLES
 from nestling.cli.levels import MODEL, levels
 from nestling.cli.pretrained import convert, merge
+from nestling.cli.reading import read
 from nestling.cli.terminal import Arguments, sentence
 
 Command = Callable[..., None]
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "demo": demo,
     "train": train,
     "learn": learn,
+    "read": read,
     "generate": generate,
     "convert": convert,
     "merge": merge,
@@ -31,6 +33,7 @@ GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
 }
 EXAMPLES = {
     "learn": "nestling learn --model model --text '[\"notes.txt\"]' --memory me.safetensors --snapshot before-notes",
+    "read": "nestling read --model model --text '[\"book.txt\"]' --checkpoint book.safetensors",
     "generate": "nestling generate --model model --memory me.safetensors --prompt 'In short, '",
     "convert": "nestling convert --model llama --out model --assign blocks "
     '--levels \'[{"period": 256, "lr": 0.1, "reset": "context", "clip": 0.5}]\'',

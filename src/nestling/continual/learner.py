@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nestling.continual import store
-from nestling.continual.observation import Observation, Standing, next_token_losses, observed, standing
+from nestling.continual.observation import Observation, Standing, observed, standing
 from nestling.continual.text import Labels, Text, each, token_ids
 from nestling.continual.user import User, check_snapshot_name, from_tensors
 from nestling.errors import UserError
 from nestling.levels import FastWeights, LevelState, at_rest, end_context, initial
-from nestling.models import HopeCache
+from nestling.models import HopeCache, store
 from nestling.models.learning import LearningModel
+from nestling.models.losses import next_token_losses
 from nestling.models.pretrained import Converted
 from nestling.models.reading import calibrate, flush
 from nestling.ops.state import named_tensors, nbytes
