@@ -136,7 +136,7 @@ class Stream:
             if not len(now.pending):
                 if now.position // self.every > before.whole // self.every:
                     self._keep()
-                    give_back()
+                give_back()
                 yield _progress(before, now)
         if self.checkpoint is None or self._standing.pending.numel() or not self.checkpoint.exists():
             self._keep()
