@@ -105,3 +105,12 @@ def test_the_model_has_a_million_parameters():
     """Between one and three, as is claimed; and memories that do not fade to nothing."""
     count = sum(p.numel() for p in HopeForCausalLM(config()).parameters())
     assert 1_000_000 <= count <= 3_000_000 and config().memory_retention == "initial"
+
+
+def test_the_page_in_the_documentation_is_the_results():
+    """Made from the JSON beside it; and there kills changed nothing and memory stayed."""
+    results = json.loads((RESULTS / "stream.json").read_text(encoding="utf-8"))
+    assert (RESULTS / "stream.md").read_text(encoding="utf-8") == pages.markdown(results)
+    rows = dict(pages.kills(results))
+    assert rows["checkpoints compared"].split(",")[0] == rows["of them the same, bit for bit"]
+    assert float(pages.memory(results["stream"])[0][-1].split()[0]) < 5

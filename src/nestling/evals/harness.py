@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false - lm-eval is an extra
+# pyright: reportMissingImports=false
 """lm-eval's harness with a memory: its tasks, unchanged, read by a model that may keep what it learns (EleutherAI, lm-evaluation-harness).
 
     python -m nestling.evals.harness run --model nestling --model_args pretrained=FOLDER,reset=doc --tasks lambada_openai

@@ -24,8 +24,8 @@ MILLION = 1_000_000
 NOTE = (
     "A Hope of {parameters:,} parameters, one block of self-modifying Titans and an MLP whose two levels move every {periods} tokens, "
     "reads bytes as one stream, in blocks of 8,192, and learns from all of them. Its weights are random when it begins: nothing is "
-    "said here of what it knows. War and Peace comes first, WikiText-2 after it, {tokens:,} bytes in all. A checkpoint is written "
-    "about every {every:,}; each process but the last one was killed by SIGKILL, and the next one went on from the file."
+    "said here of what it knows. War and Peace comes first, WikiText-2 after it; of {tokens:,} bytes {read:,} were read. A checkpoint is "
+    "written about every {every:,}; each process but the last one was killed by SIGKILL, and the next one went on from the file."
 )
 MEMORY_NOTE = (
     "Resident: of the process, right after a checkpoint. Peak: the most at any moment since the process began, what Python and torch take "
@@ -53,7 +53,8 @@ def html(results: dict[str, Any]) -> str:
 def parts(results: dict[str, Any]) -> list[Part]:
     """Of each table a title, how the figures came to be, headings and rows."""
     periods = " and ".join(f"{period:,}" for period in results["periods"])
-    note = NOTE.format(periods=periods, **{name: results[name] for name in ("parameters", "tokens", "every")})
+    given = {name: results[name] for name in ("parameters", "tokens", "every")}
+    note = NOTE.format(periods=periods, read=results["stream"][-1]["position"], **given)
     return [
         ("The reading", note, ("", "tokens a second", "of the processor"), speeds(results["stream"])),
         (
