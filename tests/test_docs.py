@@ -17,6 +17,7 @@ PAGES = [
     "docs/frequency-response.md",
     "docs/learner.md",
     "docs/levels.md",
+    "docs/long-streams.md",
     "docs/memory.md",
     "docs/models.md",
     "docs/optimisers.md",

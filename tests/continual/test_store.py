@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_used_harms_nothing(fault, tmp_path):
     assert learner.users() == ["default"]
 
 
-@pytest.mark.parametrize("failing", ["os.replace", "os.fsync", "nestling.continual.store.save_file"])
+@pytest.mark.parametrize("failing", ["os.replace", "os.fsync", "nestling.models.store.save_file"])
 def test_a_save_that_fails_leaves_the_old_file(failing, tmp_path, monkeypatch):
     """A full disk, a crash at any step: the file is the one before, whole, and nothing else is left behind."""
     learner, path = a_learner(), tmp_path / "memory"

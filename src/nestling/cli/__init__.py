@@ -12,6 +12,7 @@ from nestling.cli.learning import generate, learn, train
 from nestling.cli.levels import EXAMPLES as LEVELS_EXAMPLES
 from nestling.cli.levels import MODEL, levels
 from nestling.cli.pretrained import convert, merge
+from nestling.cli.reading import read
 from nestling.cli.sleeping import sleep
 from nestling.cli.terminal import Arguments, sentence
 
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "learn": learn,
     "sleep": sleep,
+    "read": read,
     "generate": generate,
     "convert": convert,
     "merge": merge,
@@ -34,6 +36,7 @@ GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
 EXAMPLES = {
     "learn": "nestling learn --model model --text '[\"notes.txt\"]' --memory me.safetensors --snapshot before-notes",
     "sleep": "nestling sleep --model model --memory me.safetensors --new '[\"notes.txt\"]' --old '[\"known.txt\"]' --passes 4",
+    "read": "nestling read --model model --text '[\"book.txt\"]' --checkpoint book.safetensors",
     "generate": "nestling generate --model model --memory me.safetensors --prompt 'In short, '",
     "convert": "nestling convert --model llama --out model --assign blocks "
     '--levels \'[{"period": 256, "lr": 0.1, "reset": "context", "clip": 0.5}]\'',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from nestling.cli.terminal import show
@@ -273,13 +274,84 @@ def eval_sleep(
     show(pages, results, report, console)
 
 
+def eval_stream(quick: bool = False, out: str = "runs/eval/stream", report: str = "stream-report.html") -> None:
+    """Does memory grow, does speed fall, does a kill change anything? Ten million bytes read as one stream.
+
+    Args:
+        quick: 65,536 bytes and one kill: a minute.
+        out: folder of the text, checkpoints and logs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.stream.main import stream
+    from nestling.report import stream as pages
+
+    console = Console()
+    results = stream("quick" if quick else "default", out, lambda line: console.print(line, highlight=False))
+    show(pages, results, report, console)
+
+
+def eval_harness(
+    model: str,
+    tasks: list[str],
+    reset: str = "doc",
+    batch_size: int = 1,
+    include_path: str | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    out: str = "runs/eval/lm-eval/results.json",
+) -> None:
+    """Run tasks of lm-eval's harness, with or without a memory that is carried from document to document.
+
+    Args:
+        model: folder of a model, Hope or converted, and its tokenizer.
+        tasks: names of tasks: wikitext, lambada_openai, piqa, hellaswag, ..
+        reset: doc (every document is read from the checkpoint's state), task (what is learnt carries over within one) or never.
+        batch_size: requests read together; where memory is carried, of one document.
+        include_path: folder of tasks of one's own.
+        limit: documents of each task; none is all of them.
+        device: cpu, or cuda.
+        out: where to write the results, as JSON.
+    """
+    import os
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "0")  # tasks come from the hub
+    quiet()
+    from nestling.evals.runs import write
+
+    try:
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports] - an extra
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports] - an extra
+        from lm_eval.utils import handle_non_serializable, make_table  # pyright: ignore[reportMissingImports] - an extra
+    except ImportError as error:
+        raise UserError(f"lm-eval is not installed ({error}): pip install 'nestling[eval]'") from None
+    from nestling.evals.harness import NestlingLM
+
+    manager = TaskManager(include_path=include_path)
+    if unknown := [task for task in tasks if not manager.match_tasks([task])]:
+        raise UserError(
+            f"unknown task {', '.join(unknown)}; `lm_eval ls tasks` lists them, and --include_path adds some"
+        )
+    reader = NestlingLM(model, reset, batch_size, device=device)
+    found = simple_evaluate(reader, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False)
+    assert found is not None  # None only beside another process
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    found["config"] |= {"model": model, "reset": reset}
+    write(Path(out), json.loads(json.dumps(found, default=handle_non_serializable)))
+    print(f"{make_table(found)}\nreset={reset}; results are in {out}")
+
+
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
     "continual": eval_continual,
     "formal-languages": eval_formal_languages,
     "horizons": eval_horizons,
+    "lm-eval": eval_harness,
     "meta-learning": eval_meta_learning,
     "optimizers": eval_optimizers,
     "sleep": eval_sleep,
+    "stream": eval_stream,
 }

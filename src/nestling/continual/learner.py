@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nestling.continual import store
-from nestling.continual.observation import Observation, Standing, next_token_losses, observed, standing
+from nestling.continual.observation import Observation, Standing, observed, standing
 from nestling.continual.sleep import Night, consolidate, dream, resetting, rested
 from nestling.continual.text import Labels, Text, each, token_ids
 from nestling.continual.user import User, check_snapshot_name, from_tensors
 from nestling.errors import UserError
 from nestling.levels import FastWeights, LevelState, at_rest, end_context, initial
-from nestling.models import HopeCache
+from nestling.models import HopeCache, store
 from nestling.models.learning import LearningModel
+from nestling.models.losses import next_token_losses
 from nestling.models.pretrained import Converted
 from nestling.models.reading import calibrate, flush
 from nestling.ops.state import named_tensors, nbytes
@@ -105,7 +105,7 @@ class Learner:
     def evaluate(self, text: Text, user: str = "default", piece: int = 1024) -> Tensor:
         """Losses `[L - 1]` in nats of a text read apart, with what the user's memory holds; nothing is learnt."""
         ids = token_ids(text, self.tokenizer)[None].to(self.model.device)
-        cache, logits, found = HopeCache("off", self._memory(user)), None, []
+        cache, logits, found = HopeCache("off", self.memory(user)), None, []
         for part in ids.split(piece, dim=1):
             out = self.model(part, past_key_values=cache, use_cache=True)
             losses, logits = next_token_losses(out.logits, part, logits)
@@ -119,7 +119,7 @@ class Learner:
         The prompt is a context of its own, and nothing is learnt from it or from the answer: `observe` learns.
         """
         ids = token_ids(prompt, self.tokenizer)[None].to(self.model.device)
-        cache = HopeCache("off", self._memory(user))
+        cache = HopeCache("off", self.memory(user))
         options = {"max_new_tokens": 100, "do_sample": False, **options}
         mask = torch.ones_like(ids)
         out = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
@@ -237,16 +237,22 @@ class Learner:
         """
         if not isinstance(self.model, Converted):
             raise ValueError(f"{type(self.model).__name__} is no converted model; there is no original to fold into")
-        return self.model.merge(self._memory(user))
+        return self.model.merge(self.memory(user))
 
     def standing(self, user: str = "default") -> list[Standing]:
         """Where each level stands, fast to slow: its updates, their sizes, whether it is frozen."""
-        pairs = zip(self.model.levels, self._memory(user) or self._at_rest(), strict=True)
+        pairs = zip(self.model.levels, self.memory(user) or self._at_rest(), strict=True)
         return [standing(level, state) for level, state in pairs]
+
+    def memory(self, user: str = "default") -> FastWeights | None:
+        """What a user's levels hold, for a cache of one's own, `model.new_cache(learner.memory("alice"))`; None before anything.
+        Looking makes no user.
+        """
+        return self._users[user].cache.memory if user in self._users else self._start
 
     def memory_bytes(self, user: str = "default") -> int:
         """Bytes of what the levels hold for a user: differences, gathered gradients, what was seen, counters."""
-        return nbytes(self._memory(user))
+        return nbytes(self.memory(user))
 
     def users(self) -> list[str]:
         """Who has a memory here."""
@@ -288,10 +294,6 @@ class Learner:
     def _at_rest(self) -> FastWeights:
         """Every level at zero difference."""
         return initial(self.model.levels, self.model.moves, self.model.learnable_weights(), batch=1)
-
-    def _memory(self, user: str) -> FastWeights | None:
-        """What a user's levels hold; looking makes no user."""
-        return self._users[user].cache.memory if user in self._users else self._start
 
     def _user(self, user: str, enter: bool = True) -> User:
         """The state of a user, a new one if there is none; `enter` says whether that one is kept."""

@@ -53,9 +53,10 @@ class Attention(nn.Module, Described):
 def rotate(x: Tensor, position: Tensor, theta: float) -> Tensor:
     """Rotary position embedding (Su et al., arXiv 2104.09864) of `x [B, L, H, d]` at `position [B, L]`."""
     half = x.shape[-1] // 2
+    # angles in float64: after ten million tokens those of float32 are wrong by half a radian
+    frequency = theta ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    angle = (position[..., None] * frequency)[:, :, None, :]
     exact = torch.promote_types(x.dtype, torch.float32)
-    frequency = theta ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angle = (position[..., None].to(exact) * frequency)[:, :, None, :]
-    cos, sin = angle.cos(), angle.sin()
+    cos, sin = angle.cos().to(exact), angle.sin().to(exact)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

@@ -61,11 +61,14 @@ class HopeCache(Cache):
         """Count the columns of a call, padding included, as `generate` does."""
         self._counter.columns += columns
 
-    def copy(self) -> HopeCache:
-        """A cache that stands where this one does and goes on by itself; the states are shared until one moves."""
+    def copy(self, columns: int | None = None) -> HopeCache:
+        """A cache that stands where this one does and goes on by itself; the states are shared until one moves.
+
+        columns: how many it has counted, None for as many as this one. With 0 `generate` asks for a mask of its prompt alone.
+        """
         other = HopeCache(self.learning, self.memory)
         other.session = self.session
-        other.advance(self._counter.columns)
+        other.advance(self._counter.columns if columns is None else columns)
         return other
 
     def detach(self) -> HopeCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from nestling.levels import (
 from nestling.models import reading
 from nestling.models.cache import HopeCache
 from nestling.models.segment import IGNORED
+from nestling.models.stream import Stream
+from nestling.models.tokens import Tokens
 
 
 class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
@@ -83,6 +86,29 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
     def new_cache(self, memory: Any = None) -> HopeCache:
         """A cache that has read nothing; it learns exactly when the model's configuration says "context"."""
         return HopeCache("context" if self.levels and self.config.learning == "context" else "off", memory)
+
+    def stream(
+        self, tokens: Tokens, checkpoint: str | Path | None = None, every: int = 100_000, block: int | None = None
+    ) -> Stream:
+        """Read tokens without an end, in memory that does not grow with them.
+
+            stream = model.stream(tokens, checkpoint="book.safetensors")
+            for progress in stream:  # a block at a time; stream.read() reads to the end
+                print(progress.position, progress.loss)
+            stream.cache  # what was read, to answer from
+
+        tokens: ids `[N]`, or any iterable of ids or of chunks `[n]` of them, of which none is kept.
+        checkpoint: a file, written about every `every` tokens and at the end. Where it exists the stream goes on from there;
+            `tokens` begins at the beginning all the same, and what was read before is passed over. The numbers are those of a
+            reading that was not interrupted, bit for bit. The file is also a memory that `nestling.Learner.load` takes.
+        block: tokens of a call; None chooses whole periods. Another one changes results by rounding.
+
+        Raises:
+            ValueError: a mixer that keeps every token.
+            UserError: what holds no tokens, or others than the model knows; a checkpoint that is damaged, or of another model,
+                of other tokens or of another block.
+        """
+        return Stream(self, tokens, checkpoint, every, block)
 
     def forward(
         self,

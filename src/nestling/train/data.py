@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,47 @@ def read_text(path: str | Path) -> str:
     if not text.strip():
         raise UserError(f"{path} is empty; give a file with text in it")
     return text
+
+
+def file_tokens(path: str | Path, tokenizer: PreTrainedTokenizerBase, characters: int = 2**16) -> Iterator[Tensor]:
+    """Token ids `[n]` int64 of a UTF-8 file, piece by piece, so that none is too long to be read (`model.stream`).
+
+    characters: of a piece, at most; it ends with its last line that is whole, and is turned into tokens by itself.
+
+    Raises:
+        UserError: the file is missing, unreadable, not text, or empty; when that is found.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; give the path of a text file")
+    return _file_tokens(path, tokenizer, characters)
+
+
+def _file_tokens(path: str | Path, tokenizer: PreTrainedTokenizerBase, characters: int) -> Iterator[Tensor]:
+    rest, read = "", False
+    try:
+        with open(path, encoding="utf-8") as file:
+            while piece := file.read(characters - len(rest)):
+                piece, read = rest + piece, True
+                end = piece.rfind("\n") + 1 or len(piece)
+                rest = piece[end:]
+                yield encode(tokenizer, piece[:end])
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; convert it, or give another file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not read:
+        raise UserError(f"{path} is empty; give a file with text in it")
+    if rest:
+        yield encode(tokenizer, rest)
+
+
+def up_to(pieces: Iterable[Tensor], tokens: int | None) -> Iterator[Tensor]:
+    """The first `tokens` of pieces `[n]`, None for all; no piece is taken that is not needed."""
+    for piece in pieces:
+        yield piece if tokens is None else piece[:tokens]
+        tokens = None if tokens is None else tokens - len(piece)
+        if tokens is not None and tokens <= 0:
+            return
 
 
 def english_prose() -> str:

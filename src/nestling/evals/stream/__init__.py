@@ -1,0 +1,1 @@
+"""A stream read in constant memory: killed, taken up again, and compared with one that was not."""
