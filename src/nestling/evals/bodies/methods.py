@@ -71,13 +71,13 @@ METHODS: dict[str, Method] = {
     ),
     "EWC": Method(
         lambda p, s: ElasticWeights(p.network(), s["lr"], s["strength"], MOMENTUM),
-        grid(lr=(0.003, 0.01, 0.03), strength=(10.0, 100.0, 1000.0)),
+        grid(lr=(0.01, 0.03), strength=(100.0, 300.0, 1000.0)),
     ),
     "online Laplace": Method(
         lambda p, s: OnlineLaplace(p.network(), s["lr"], s["strength"], MOMENTUM),
-        grid(lr=(0.003, 0.01, 0.03), strength=(1.0, 10.0, 100.0)),
+        grid(lr=(0.003, 0.01, 0.03), strength=(30.0, 100.0, 300.0)),
     ),
-    "replay, equal bytes": replaying(False, lr=(0.003, 0.01, 0.03), replays=(1, 4)),
+    "replay, equal bytes": replaying(False, lr=(0.01, 0.03), replays=(1, 4)),
     "DER++, equal bytes": replaying(True, lr=(0.01, 0.03), replays=(1,), distilled=(0.1, 0.3, 1.0)),
     "retention": Method(retaining, grid(lr=(0.5, 1.0), damping=(0.5, 1.0), prior=(10_000.0, 30_000.0)), ours=True),
     "joint, 3 passes": Method(
