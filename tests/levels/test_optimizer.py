@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nestling.levels import Level, LevelOptimizer, effective, gather, initial, step
-from nestling.memory import RetainPredictions, RetainSeen
+from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
 from tests.helpers import close, randn
 
 B, L, IN, OUT = 2, 3, 4, 2
@@ -59,7 +59,16 @@ def test_tokens_are_what_a_clock_counts():
     assert counts == [0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-@pytest.mark.parametrize("levels", [[PLAIN], [SLOW], [PLAIN, SLOW]], ids=["plain", "retaining", "both"])
+RESETS = {
+    "plain": [PLAIN],
+    "retaining": [SLOW],
+    "both": [PLAIN, SLOW],
+    "decaying": [Level(TOKENS, lr=0.1, reset=0.8), SLOW],
+    "nested": [Level(TOKENS, lr=0.1, reset="slower"), SLOW],
+}
+
+
+@pytest.mark.parametrize("levels", RESETS.values(), ids=RESETS)
 def test_is_the_context_regime_of_one_row(levels):
     """One set of weights is fast weights with a single row, whose differences are folded in: the same numbers."""
     task = Task(levels)
@@ -76,6 +85,22 @@ def test_is_the_context_regime_of_one_row(levels):
         close((mine.gathered, mine.updates), (theirs.gathered, theirs.updates))
         if mine.weights["moved.weight"].seen is not None:
             close((mine.count, mine.weights["moved.weight"].seen), (theirs.count, theirs.weights["w"].seen))
+
+
+def test_a_context_that_ends_takes_back_what_its_level_added():
+    """What is left is what the other level alone has added, as `at_rest` showed before."""
+    task = Task([Level(TOKENS, lr=0.1, reset="context"), SLOW])
+    for x, y in zip(task.x, task.y, strict=True):
+        task.train(x, y)
+    held = task.weight
+    added = task.optimizer.state[0].weights["moved.weight"].value[0]
+    with task.optimizer.at_rest(0):
+        rest = task.weight
+    assert torch.equal(task.weight, held) and added.abs().max() > 0.01
+    close(rest, held - added)
+    task.optimizer.end_context()
+    close(task.weight, rest)
+    assert not task.optimizer.state[0].weights["moved.weight"].value.any()
 
 
 def test_it_touches_its_own_weights_only():
@@ -97,9 +122,9 @@ def test_a_gradient_that_is_not_finite_is_refused():
 
 
 def test_what_it_cannot_do_raises():
-    """A reset has nothing to go back to here, and a step needs a gradient."""
-    with pytest.raises(ValueError, match="reset='context' needs learning='context'"):
-        Task([Level(4, reset="context")])
+    """What erases the whole weight cannot go back, and a step needs a gradient."""
+    with pytest.raises(ValueError, match="reset='context' with DeltaGradientDescent needs learning='context'"):
+        Task([Level(4, reset="context", rule=DeltaGradientDescent())])
     with pytest.raises(ValueError, match=r"moved\.weight has no gradient; call backward"):
         Task([PLAIN]).optimizer.step(TOKENS)
 

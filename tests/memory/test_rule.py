@@ -14,6 +14,7 @@ from nestling.memory import (
     RetainPredictions,
     RetainSeen,
 )
+from nestling.memory.rule import damped_inverse
 from tests.helpers import close, directions, randn
 
 D = 4
@@ -236,6 +237,23 @@ def test_forgetting_is_not_taken_for_reading():
         made.append(memory["since"].item() == 0.0)
         count = rule.forgetting * count
     assert made == [True, False, True, False, True, False]
+
+
+def test_a_prior_makes_the_precision_a_sum():
+    """`A (x) B` is, to a factor, a constant and the sum of what was seen: `(1 + n / prior) (A (x) B)` has the constant dampings."""
+    rule = RetainPredictions(0.5, 0.2, prior=30.0)
+    counts = torch.tensor([0.0, 90.0], dtype=torch.float64)
+    seen, felt = moments(4), moments(3)
+    memory = rule.initial(torch.zeros(2, 3, 4, dtype=torch.float64))
+    found = rule.renewed(memory, seen, felt, counts)
+    for row, share in enumerate((1.0, 0.5)):  # sqrt(1 + 90 / 30) = 2
+        close(found["inputs"][row], damped_inverse(seen, 0.5 * share)[row])
+        close(found["outputs"][row], damped_inverse(felt, 0.2 * share)[row])
+    assert rule.dampings(counts)[0].tolist() == [0.5, 0.25]
+    plain = RetainPredictions(0.5, 0.2).renewed(memory, seen, felt, counts)
+    close(found["inputs"][0], plain["inputs"][0])
+    with pytest.raises(ValueError, match="prior=0 must be above 0 tokens"):
+        RetainPredictions(prior=0)
 
 
 def moments(width):

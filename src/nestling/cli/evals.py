@@ -198,6 +198,41 @@ def eval_continual(
     show(pages, results, report, console)
 
 
+def eval_bodies(
+    scenarios: list[str] | None = None,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    data: str | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/bodies",
+    report: str = "bodies-report.html",
+    jobs: int = 2,
+) -> None:
+    """Networks that learn in their body, task after task, each example seen once: what each method learns, and what it keeps.
+
+    Args:
+        scenarios: some of permuted-mnist, split-mnist-domain, permuted-digits; none is permuted-mnist. permuted-digits needs no data.
+        methods: some of the methods by name; none is all of them.
+        seeds: of weights, orders of pixels and examples; none is 0, 1 and 2, or 0 in a quick run.
+        data: folder of the data sets; none is the one that NESTLING_DATA names.
+        quick: a small network, a few examples of each class, one seed, two trials a method: a minute.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.bodies.main import bodies
+    from nestling.report import bodies as pages
+
+    console, size = Console(), "quick" if quick else "default"
+    results = bodies(
+        scenarios, methods, seeds, size, data, out, jobs, lambda line: console.print(line, highlight=False)
+    )
+    show(pages, results, report, console)
+
+
 def eval_horizons(
     settings: list[str] | None = None,
     quick: bool = False,
@@ -346,6 +381,7 @@ def eval_harness(
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
+    "bodies": eval_bodies,
     "continual": eval_continual,
     "formal-languages": eval_formal_languages,
     "horizons": eval_horizons,

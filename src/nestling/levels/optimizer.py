@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from nestling.levels.factor import blocks
-from nestling.levels.fast import LevelState, initial
+from nestling.levels.fast import FastWeights, LevelState, end_context, initial
 from nestling.levels.felt import moment, outputs
 from nestling.levels.level import Level
 from nestling.levels.seen import second_moments
 from nestling.levels.update import gather, step
 from nestling.memory import DeltaGradientDescent
-from nestling.ops.state import named_tensors, with_tensors
+from nestling.ops.state import named_tensors, nbytes, with_tensors, zeros
 
 
 class LevelOptimizer:
@@ -34,16 +34,18 @@ class LevelOptimizer:
         module: where the weights live. levels: fast to slow. moves: for each level the weights it moves, by name;
             superposed levels name the same weights, and what they add is folded into them at once.
 
+    A level that resets or decays also keeps what it has added, one matrix more a weight, and takes it back from the weight.
+
     Raises:
-        ValueError: a level resets, or has a rank. Without a difference of its own there is nothing to reset, and nothing that
-            would be smaller: use learning="context".
+        ValueError: a level has a rank, since nothing would be smaller: use learning="context". Or it resets and its rule erases,
+            which in this regime is done to the weight as a whole.
     """
 
     def __init__(self, module: nn.Module, levels: list[Level], moves: list[list[str]]) -> None:
         for level in levels:
-            if level.reset is not None:
+            if level.reset is not None and isinstance(level.rule, DeltaGradientDescent):
                 raise ValueError(
-                    f"reset={level.reset!r} needs learning='context'; in the parameter regime use reset=None"
+                    f"reset={level.reset!r} with DeltaGradientDescent needs learning='context'; in the parameter regime use reset=None"
                 )
             if level.rank is not None:
                 raise ValueError(f"rank={level.rank} needs learning='context'; in the parameter regime use rank=None")
@@ -96,10 +98,34 @@ class LevelOptimizer:
         felt = {name: moments * tokens**2 for name, moments in self.felt.items()}  # of the sum, as the gradients
         before = gather(held, gradients, self.seen, count, count, felt)
         after = step(self.levels, before)
-        self.state = tuple(self._fold(*one) for one in zip(before, after, strict=True))
+        self._take(before, after)
         self.seen, self.felt = {}, {}
         for name in self.moved:
             self.weights[name].grad = None
+
+    @torch.no_grad()
+    def end_context(self) -> None:
+        """A context has ended: what the levels that reset then have added is taken from the weights."""
+        self._take(self.state, end_context(self.levels, self.state))
+
+    @contextmanager
+    def at_rest(self, *places: int) -> Iterator[None]:
+        """A context in which some levels that reset, by their places, have added nothing: what the others know alone."""
+        before = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        with torch.no_grad():
+            for place in places:
+                for name, d in self.state[place].weights.items():
+                    self.weights[name].sub_(d.value[0].to(self.weights[name].dtype))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(before[name])
+
+    def bytes(self) -> int:
+        """Of its state, beside the weights."""
+        return nbytes(self.state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Clocks, gathered gradients, what was seen and what optimisers remember, as tensors by name."""
@@ -137,13 +163,19 @@ class LevelOptimizer:
         held = {name: self.weights[name][None].to(d.value, copy=True) for name, d in state.weights.items()}
         return replace(state, weights={name: replace(d, value=held[name]) for name, d in state.weights.items()})
 
-    def _fold(self, before: LevelState, after: LevelState) -> LevelState:
-        """Add to the weights what a level has moved, and start again from zero."""
+    def _take(self, before: FastWeights, after: FastWeights) -> None:
+        """Levels have moved."""
+        self.state = tuple(self._fold(*one) for one in zip(self.levels, before, after, strict=True))
+
+    def _fold(self, level: Level, before: LevelState, after: LevelState) -> LevelState:
+        """Add to the weights what a level has moved; one that never resets starts again from zero."""
         folded = {}
         for name, d in after.weights.items():
-            moved = (d.value - before.weights[name].value)[0]
-            self.weights[name].add_(moved.to(self.weights[name].dtype))
-            folded[name] = replace(d, value=torch.zeros_like(d.value))
+            moved, old = d.value, before.weights[name].value
+            if moved is not old:
+                self.weights[name].add_((moved - old)[0].to(self.weights[name].dtype))
+            nothing = zeros(tuple(moved.shape), moved.dtype, moved.device)
+            folded[name] = d if level.reset is not None else replace(d, value=nothing)
         return replace(after, weights=folded)
 
     def _see(self, name: str, moments: Tensor) -> None:

@@ -132,6 +132,10 @@ class RetainPredictions:
     refresh: the inverses are made anew when the tokens read since are this share of all that the moments hold.
     block: None, or of the matrices only the blocks along the diagonal are kept, over at most so many neighbouring inputs or
         outputs (`nestling.memory.moments`): as if what is further apart had nothing to do with each other.
+    prior: None, or how many tokens it takes until evidence outweighs the prior: after n of them the dampings are `a` and `b` times
+        `(1 + n / prior)^(-1/2)`. Then `A (x) B` is, to a factor, the precision of a Laplace approximation, a sum over what was seen
+        plus a constant, and not a mean: what was seen longest is protected most. None keeps the dampings as they are, so that a
+        level stays as plastic as it was.
     """
 
     damping: float = 0.5
@@ -139,6 +143,7 @@ class RetainPredictions:
     forgetting: float = 1.0
     refresh: float = 0.1
     block: int | None = None
+    prior: float | None = None
 
     def __post_init__(self) -> None:
         RetainSeen(self.damping, self.forgetting)
@@ -147,6 +152,10 @@ class RetainPredictions:
             raise ValueError(f"refresh={self.refresh} must be 0 (at every update) or above")
         if self.block is not None and self.block < 1:
             raise ValueError(f"block={self.block} must be at least 1, or None for whole matrices")
+        if self.prior is not None and not self.prior > 0:
+            raise ValueError(
+                f"prior={self.prior} must be above 0 tokens, or None, which keeps the dampings as they are"
+            )
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """What is remembered of differences `[B, out, in]` before their first update: no inverses yet.
@@ -161,13 +170,20 @@ class RetainPredictions:
             "count": weight.new_zeros(rows, dtype=torch.float64),
         }
 
+    def dampings(self, count: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """`a` and `b` after `count [B]` tokens: as they were given, or `[B]` where there is a prior."""
+        if self.prior is None:
+            return self.damping, self.output_damping
+        share = (1 + count / self.prior).rsqrt()
+        return self.damping * share, self.output_damping * share
+
     def renewed(
         self,
         memory: dict[str, Tensor],
         seen: Tensor,
         felt: Tensor,
         count: Tensor,
-        inverse: Callable[[Tensor, float], Tensor] | None = None,
+        inverse: Callable[[Tensor, float | Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The memory at an update, with inverses that are young enough.
 
@@ -180,7 +196,8 @@ class RetainPredictions:
         memory = {**memory, "since": torch.where(old, 0.0, since), "count": self.forgetting * count}
         if not bool(old.any()):
             return memory
-        new = {"inputs": inverse(seen, self.damping), "outputs": inverse(felt, self.output_damping)}
+        inputs, outputs = self.dampings(count)
+        new = {"inputs": inverse(seen, inputs), "outputs": inverse(felt, outputs)}
         if bool(old.all()):
             return memory | new
         return memory | {name: where_rows(old, value, memory[name]) for name, value in new.items()}
@@ -195,15 +212,20 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     return _damped(moment, damping, moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None])
 
 
-def _damped(moment: Tensor, damping: float, scale: Tensor) -> Tensor:
+def _damped(moment: Tensor, damping: float | Tensor, scale: Tensor) -> Tensor:
     unit = moment / scale.clamp_min(torch.finfo(moment.dtype).tiny)
     unit.diagonal(dim1=-2, dim2=-1).add_(damping)
     return unit
 
 
-def damped_inverse(moment: Tensor, damping: float) -> Tensor:
-    """`a A^-1` of `A = damped(moment, a)`, `[B, n, n]` or its blocks, which share one scale; nan where that is no inverse."""
+def damped_inverse(moment: Tensor, damping: float | Tensor) -> Tensor:
+    """`a A^-1` of `A = damped(moment, a)`, `[B, n, n]` or its blocks, which share one scale; nan where that is no inverse.
+
+    damping: `a`, one for all or `[B]`.
+    """
+    if isinstance(damping, Tensor):
+        damping = damping.to(moment.dtype).view(-1, *[1] * (moment.dim() - 2))
     scale = moment.diagonal(dim1=-2, dim2=-1).flatten(1).mean(1).view(-1, *[1] * (moment.dim() - 1))
     factor, failed = torch.linalg.cholesky_ex(_damped(moment, damping, scale))
-    inverse = torch.cholesky_inverse(factor) * damping
+    inverse = torch.cholesky_inverse(factor) * (damping[..., None] if isinstance(damping, Tensor) else damping)
     return inverse if not bool(failed.any()) else inverse.masked_fill(failed[..., None, None] > 0, torch.nan)

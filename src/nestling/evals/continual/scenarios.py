@@ -21,7 +21,7 @@ class Scenario:
 
     load: from a folder (None: NESTLING_DATA's) to the data, and the groups that its classes belong to where it has some.
     experiences: how many groups are drawn, where it has none; of a domain-incremental one, how many domains.
-    few: examples of each class to train and to test on in a quick run.
+    few: examples of each class to train and to test on in a quick run. domains: what makes a domain-incremental stream of it.
     """
 
     about: str
@@ -31,6 +31,7 @@ class Scenario:
     kind: str = "class"
     text: bool = True
     few: tuple[int, int] = (20, 5)
+    domains: Callable[[Labelled, int, torch.Generator], Stream] | None = None
 
     def data(self, folder: str | None, quick: bool) -> tuple[Labelled, Groups | None]:
         """The examples and groups."""
@@ -40,8 +41,8 @@ class Scenario:
     def stream(self, data: Labelled, groups: Groups | None, seed: int) -> Stream:
         """Its experiences in the order of a seed; classes that are grouped stay together."""
         draws = torch.Generator().manual_seed(seed)
-        if self.kind == "domain":
-            return permuted(data, self.experiences, draws)
+        if self.domains is not None:
+            return self.domains(data, self.experiences, draws)
         if groups is None:
             classes = torch.tensor(data.trained())
             order = classes[torch.randperm(len(classes), generator=draws)]
@@ -72,6 +73,19 @@ def permuted(data: Labelled, domains: int, draws: torch.Generator, train: int = 
     return Stream("domain", data.names, tuple(found))
 
 
+def paired(data: Labelled, domains: int, draws: torch.Generator) -> Stream:
+    """Every domain is two classes of its own, and the question is always which of the two: the first or the second.
+
+    Split MNIST in the domain-incremental setting (van de Ven et al. 2022).
+    """
+    classes = torch.tensor(data.trained())[torch.randperm(len(data.trained()), generator=draws)]
+    found = []
+    for pair in classes[: 2 * domains].view(domains, 2):
+        parts = (part.of(pair.tolist()) for part in (data.train, data.test))
+        found.append(Experience((0, 1), *(Examples(part.inputs, (part.labels == pair[1]).long()) for part in parts)))
+    return Stream("domain", ("first", "second"), tuple(found))
+
+
 def _alone(load: Callable[[str | None], Labelled]) -> Callable[[str | None], tuple[Labelled, None]]:
     return lambda folder: (load(folder), None)
 
@@ -93,11 +107,18 @@ SCENARIOS: dict[str, Scenario] = {
     "split-digits-task": replace(
         _SPLIT_DIGITS, about="scikit-learn's digits, 5 x 2 classes, the pair known at test", kind="task"
     ),
+    "permuted-digits": replace(
+        _SPLIT_DIGITS, about="scikit-learn's digits, 5 orders of pixels", kind="domain", domains=permuted
+    ),
     "split-mnist": _SPLIT_MNIST,
+    "split-mnist-domain": replace(
+        _SPLIT_MNIST, about="MNIST, 5 pairs of classes: the first of two or the second?", kind="domain", domains=paired
+    ),
     "permuted-mnist": replace(
         _SPLIT_MNIST,
         about="MNIST, 10 orders of pixels, 10,000 images each",
         kind="domain",
         experiences=10,
+        domains=permuted,
     ),
 }  # fmt: skip
