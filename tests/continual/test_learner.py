@@ -181,7 +181,7 @@ def test_the_bytes_of_a_memory_are_those_of_its_tensors():
     learner.observe(PROSE)
     held = learner.memory_bytes()
     moved = sum(weight.nbytes for weight in learner.model.learnable_weights().values())
-    most = sum(tensor.nbytes for tensor in named(learner._memory("default")).values())
+    most = sum(tensor.nbytes for tensor in named(learner.memory("default")).values())
     assert 2 * moved < held <= most
     learner.observe(CODE)
     assert 2 * moved < learner.memory_bytes() <= most
