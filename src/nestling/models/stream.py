@@ -89,11 +89,17 @@ class Stream:
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._fingerprint: str | None = None
         nothing = torch.zeros(0, dtype=torch.int64)
-        self._standing = Standing(model.new_cache(), None, 0, nothing, 0, 0.0)
+        at = Standing(model.new_cache(), None, 0, nothing, 0, 0.0)
         if self.checkpoint is not None and self.checkpoint.exists():
-            self._standing = self._load(self.checkpoint)
-        self._ahead = self._standing, self._standing
-        self._chunks, self._rest, self._to_skip = chunks(tokens, vocabulary), nothing, self.position
+            at = self._load(self.checkpoint)
+        # where it stands and what is left of the last chunk, which change together whatever interrupts
+        self._at: tuple[Standing, Tensor] = at, nothing
+        self._ahead = at, at
+        self._chunks, self._to_skip = chunks(tokens, vocabulary), at.position
+
+    @property
+    def _standing(self) -> Standing:
+        return self._at[0]
 
     @property
     def position(self) -> int:
@@ -129,10 +135,11 @@ class Stream:
         self._skip()
         while self._fill():
             before, room = self._standing, self.block - len(self._standing.pending)
-            now = before.with_more(self._rest[:room])
+            rest = self._at[1]
+            now = before.with_more(rest[:room])
             if len(now.pending) == self.block:
                 now = self._read(now)
-            self._standing, self._rest = now, self._rest[room:]
+            self._at = now, rest[room:]
             if not len(now.pending):
                 if now.position // self.every > before.whole // self.every:
                     self._keep()
@@ -180,9 +187,10 @@ class Stream:
 
     def _fill(self) -> bool:
         """Take the next chunk where none is left; False where there is none."""
-        if not len(self._rest):
-            self._rest = next(self._chunks, self._rest)
-        return len(self._rest) > 0
+        at, rest = self._at
+        if not len(rest):
+            self._at = at, next(self._chunks, rest)
+        return len(self._at[1]) > 0
 
     def _skip(self) -> None:
         """Pass over what was read before the checkpoint, which has to be the same tokens."""
@@ -195,7 +203,8 @@ class Stream:
                     f"the stream ends after {position - self._to_skip:,} tokens, and {self.checkpoint} had read {position:,}; give the "
                     "same tokens from their beginning, or another checkpoint"
                 )
-            part, self._rest = self._rest[: self._to_skip], self._rest[self._to_skip :]
+            at, rest = self._at
+            part, self._at = rest[: self._to_skip], (at, rest[self._to_skip :])
             check, self._to_skip = checksum(part, check), self._to_skip - len(part)
         if check != self._standing.checksum:
             self._to_skip = position  # what was passed over is gone: this stream cannot be read
