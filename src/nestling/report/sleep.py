@@ -21,12 +21,12 @@ Part = tuple[str, str, Sequence[str], list[list[str]]]
 
 HEADINGS = ("night", "tokens", "later code", "%", "prose", "%", "stored", "s")
 NOTE = (
-    "A learner of two levels, the fast one of which resets when a context ends, has read {read:,} bytes of Python's standard "
-    "library; its model was trained on English prose. Then a night, and its context ends. Bits a byte of later code and of "
-    "held-out prose, mean ± standard deviation over {seeds} models, and the change in % against the model before it read "
-    "(paired). Tokens: of new texts, and as many of old ones, times passes over them. Stored texts are pieces of what was "
-    "read and of the prose that calibrated the levels; dreams are what the learner writes, awake and without its fast level. "
-    "Stored: what has to be kept for it, a token a byte. s: of the processor; reading took {seconds}."
+    "A learner of two levels, the fast one of which resets when a context ends, has read English prose, as its model was "
+    "trained on, and {read:,} bytes of Python's standard library. Then a night, and its context ends. Bits a byte of later "
+    "code and of held-out prose, mean ± standard deviation over {seeds} models, and the change in % against the model before "
+    "it read (paired). Tokens: of new texts, and as many of old ones, times passes over them. Stored texts are pieces of what "
+    "was read and of the prose that calibrated the levels; dreams are what the learner writes, awake and without its fast "
+    "level. Stored: what has to be kept for it, a token a byte. s: of the processor; reading the code took {seconds}."
 )
 
 
