@@ -19,12 +19,13 @@ from nestling.evals.exams.alphabet import Characters
 from nestling.evals.exams.babilong import Babilong, background, parsed, right, stories
 from nestling.evals.exams.book import sentences
 from nestling.evals.exams.contenders import CONTENDERS, PARAMETERS, WIDTH, Contender, Pooled, Reader
-from nestling.evals.exams.exams import EXAMS, MAD, NEEDLES, RECALL
+from nestling.evals.exams.exams import EXAMS, MAD, NEEDLES, OTHERS, RECALL
 from nestling.evals.exams.learn import Size, judge, run
 from nestling.evals.exams.mad import Compression, FuzzyRecall, Memorisation, Recall, SelectiveCopying
-from nestling.evals.exams.metrics import accuracy, exact, macro_accuracy
+from nestling.evals.exams.metrics import accuracy, by_order, exact, macro_accuracy
 from nestling.evals.exams.mqar import MQAR
 from nestling.evals.exams.needles import REPEATED, Needles, ruler, string_match
+from nestling.evals.exams.regression import Regression
 from nestling.evals.exams.task import IGNORED, Batch, Exam, batches, drawn
 from nestling.evals.formal.contenders import count
 from nestling.report import exams as pages
@@ -61,6 +62,22 @@ def copied(read, symbols):
     at = read.index(symbols - 1)
     told = [symbol for symbol in read[:at] if symbol != symbols - 2]
     return [None] * (at + 1) + told
+
+
+def fitted(read, steps):
+    """The only value at `x` of all lines through integers at both ends that agree with what was read; None where several do."""
+    lines = [(left, right) for left in range(steps) for right in range(steps)]
+    answers = []
+    for at in range(0, len(read), 2):
+        x, y = read[at], read[at + 1]
+
+        def on(line, x=x):
+            return steps + round(line[0] + (line[1] - line[0]) * x / (steps - 1))
+
+        values = {on(line) for line in lines}
+        answers += [values.pop() if len(values) == 1 else None, None]
+        lines = [line for line in lines if on(line) == y]
+    return answers
 
 
 def looked_up(read, pairs):
@@ -198,6 +215,15 @@ def test_accuracies_are_what_they_say(rows):
     assert macro_accuracy(found, targets) == pytest.approx(sum(shares) / len(shares))
 
 
+def test_two_examples_nearly_tell_a_line():
+    """Whatever is determined is right, nothing of the first answer is, and more of later ones than of the second."""
+    batch = drawn(Regression(steps=8, pairs=12), 80, "test")
+    found = solved(batch, lambda read: fitted(read, 8))
+    assert torch.equal(found[found >= 0], batch.targets[found >= 0])
+    shares = by_order(found, batch.targets)
+    assert len(shares) == 12 and shares[0] == 0.0 and shares[1] < 0.3 and shares[2] < shares[-1] and shares[-1] > 0.9
+
+
 def test_an_answer_is_right_if_all_of_it_is():
     """Two answers in the first row, one of them wrong in one symbol; one in the second."""
     targets = torch.tensor([[IGNORED, 1, 2, IGNORED, 3, 4], [IGNORED, IGNORED, 5, 5, 5, IGNORED]])
@@ -215,6 +241,7 @@ def test_an_answer_is_right_if_all_of_it_is():
         (lambda: SelectiveCopying(size=32), "copying 16 symbols needs at least 33"),
         (lambda: Compression(size=1), "at least 2 of each"),
         (lambda: Memorisation(size=5), "an even number"),
+        (lambda: Regression(steps=1), "at least 2 steps"),
         (lambda: MQAR(size=14), "at least 16"),
         (lambda: MQAR(size=64, symbols=8), "at least 10"),
         (lambda: Needles(size=300, hay="repeat"), r"need 3\d\d symbols"),
@@ -416,7 +443,7 @@ def test_judging_takes_all_examples_together():
 def invented(monkeypatch, tmp_path):
     """Outcomes by rate; counts how often something is run."""
     calls = []
-    validation = {2e-3: 0.5, 5e-3: 0.75}
+    validation = {3e-3: 0.5, 8e-3: 0.75}
 
     def run(exam, contender, lr, seed, size):
         calls.append((lr, seed))
@@ -428,7 +455,12 @@ def invented(monkeypatch, tmp_path):
             "seconds": 2.0,
             "curve": [[20, 0.1], [40, validation[lr]]],
         }
-        return met | {"validation": validation[lr], "score": 0.6 + 0.1 * seed, "further": further}
+        return met | {
+            "validation": validation[lr],
+            "score": 0.6 + 0.1 * seed,
+            "by_order": [0.5, 0.9],
+            "further": further,
+        }
 
     monkeypatch.setattr(main, "run", run)
     monkeypatch.setattr(main, "side_by_side", lambda function, tasks, jobs: ((task, function(*task)) for task in tasks))
@@ -442,7 +474,7 @@ def test_the_rate_is_chosen_by_validation_and_nothing_runs_twice(invented):
     calls, once = invented
     results = once("compression")
     (met,) = results["exams"]["compression"]["models"].values()
-    assert met["lr"] == 5e-3 and calls == [(2e-3, 0), (5e-3, 0), (5e-3, 1)]
+    assert met["lr"] == 8e-3 and calls == [(3e-3, 0), (8e-3, 0), (8e-3, 1)]
     assert once("compression")["exams"] == results["exams"] and len(calls) == 3
 
 
@@ -457,7 +489,7 @@ def test_the_page_shows_scores_with_their_spread_beside_the_papers(invented, dat
 
 def test_every_exam_can_be_made(data):
     """Those of MAD and MQAR without any data; lengths grow from lesson to lesson."""
-    for name in (*MAD, *RECALL, "S-NIAH-2", "BABILong qa1"):
+    for name in (*MAD, *RECALL, *OTHERS, "S-NIAH-2", "BABILong qa1"):
         exam = EXAMS[name]()
         assert all(task.symbols == exam.task.symbols for task in (*exam.lessons, *exam.further.values()))
         assert [task.length for task in exam.lessons] == sorted(task.length for task in exam.lessons)

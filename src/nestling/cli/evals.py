@@ -210,9 +210,9 @@ def eval_exams(
     """Who can recall, copy, compress and memorise? MAD, MQAR, needles in a haystack, BABILong.
 
     Args:
-        exams: some of compression, in-context recall, fuzzy recall, noisy recall, selective copying, memorisation, MQAR 64, MQAR 128
-            and MQAR 256 (none is all of these), S-NIAH-1 to 3, MK-NIAH-1 to 3, MV-NIAH, MQ-NIAH, BABILong qa1 to qa5.
-        models: some of Hope, Titans, Gated DeltaNet, Transformer++; none is all of them.
+        exams: some of compression, in-context recall, fuzzy recall, noisy recall, selective copying, memorisation, MQAR 64, MQAR 128,
+            MQAR 256 and regression (none is all of these), S-NIAH-1 to 3, MK-NIAH-1 to 3, MV-NIAH, MQ-NIAH, BABILong qa1 to qa5.
+        models: some of Hope, Titans, Gated DeltaNet and Transformer++ (none is these), and "Transformer++, window".
         seeds: of models and examples; none is 0, 1 and 2, or 0 in a quick run.
         quick: a few steps, to see that all of it runs: a minute or two.
         full: as long as mad-lab trains, for a GPU.

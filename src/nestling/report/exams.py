@@ -16,6 +16,7 @@ from nestling.report.svg import label, render
 from nestling.report.values import summary
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Part = tuple[str, str, Sequence[str], list[list[str]]]
@@ -23,10 +24,10 @@ Part = tuple[str, str, Sequence[str], list[list[str]]]
 UNFIT = "does not fit"
 HEADINGS = ("model", "test", "validation", "parameters", "steps", "examples learnt from", "s", "rate")
 GLANCE = (
-    "Macro accuracy of MAD's tasks, accuracy of MQAR's, share of the answers that are right of all others, in % of {test} test "
-    "examples; mean ± standard deviation over {seeds} seeds. Models of {blocks} blocks of width {width} and about {parameters:,} "
-    "parameters besides embedding and head, trained for at most {steps:,} steps of {tokens:,} symbols, fewer once 99.9% of the "
-    "validation examples' answers are right. Chance: guessing among the possible answers."
+    "Macro accuracy of MAD's tasks, accuracy of MQAR's and of regression, share of the answers that are right of all others, in % "
+    "of {test} test examples; mean ± standard deviation over {seeds} seeds. Models of {blocks} blocks of width {width} and about "
+    "{parameters:,} parameters besides embedding and head, trained for at most {steps:,} steps of {tokens:,} symbols, fewer once "
+    "99.9% of the validation examples' answers are right. Chance: guessing among the possible answers."
 )
 PAPER_NOTE = (
     "Table 4 of arXiv 2512.24695, in %: the same tasks, with other parameters, and trained as mad-lab does: up to 20,000 steps "
@@ -123,7 +124,7 @@ def _row(name: str, met: dict[str, Any], batch: int) -> list[str]:
 
 
 def _drawing(name: str, met: dict[str, Any]) -> str:
-    """Lengths by depths as a map for each model; or lengths as lines; or, of a single task, the validation score while learning."""
+    """Lengths by depths as a map for each model; or lengths as lines; or, of a single task, scores while learning and by order."""
     (first, *_) = met["models"].values()
     further = list(first["runs"][0]["further"])
     identity = re.sub(r"\W+", "-", f"exam {name}").strip("-")
@@ -131,7 +132,9 @@ def _drawing(name: str, met: dict[str, Any]) -> str:
         return render(identity, f"{name}: answers that are right, by length and depth", lambda f: _maps(f, met), 3.0)
     if further:
         return render(identity, f"{name}: answers that are right, by length", lambda f: _lengths(f, met))
-    return render(identity, f"{name}: score of the validation examples while learning", lambda f: _learning(f, met))
+    return render(
+        identity, f"{name}: validation examples while learning; answers by their order", lambda f: _single(f, met)
+    )
 
 
 def _mean(met: dict[str, Any], task: str) -> float:
@@ -170,8 +173,16 @@ def _lengths(figure: Figure, met: dict[str, Any]) -> None:
     legend(figure, axes)
 
 
-def _learning(figure: Figure, met: dict[str, Any]) -> None:
-    axes = figure.subplots()
+def _single(figure: Figure, met: dict[str, Any]) -> None:
+    learning, order = figure.subplots(1, 2, sharey=True)
+    _learning(learning, met)
+    for (_, found), look in zip(met["models"].items(), looks(len(met["models"])), strict=True):
+        means = [100 * fmean(values) for values in zip(*(run["by_order"] for run in found["runs"]), strict=False)]
+        order.plot(range(1, len(means) + 1), means, color=look.colour, linestyle=look.line)
+    order.set(xlabel="how many answers were asked so far", ylabel="right, %")
+
+
+def _learning(axes: Axes, met: dict[str, Any]) -> None:
     for (name, found), look in zip(met["models"].items(), looks(len(met["models"])), strict=True):
         for number, run in enumerate(found["runs"]):
             steps, scores = zip(*run["curve"], strict=True)
@@ -179,4 +190,4 @@ def _learning(figure: Figure, met: dict[str, Any]) -> None:
             axes.plot(steps, [100 * s for s in scores], color=look.colour, linestyle=look.line, label=named)
     axes.axhline(100 * met["chance"], linewidth=0.8, linestyle=":")
     axes.set(xlabel="steps", ylabel="validation score, %", ylim=(-3, 103))
-    legend(figure, axes)
+    axes.legend()

@@ -9,6 +9,7 @@ from nestling.evals.exams.babilong import LABELS, Babilong
 from nestling.evals.exams.mad import Compression, FuzzyRecall, Memorisation, Recall, SelectiveCopying
 from nestling.evals.exams.mqar import MQAR
 from nestling.evals.exams.needles import ruler
+from nestling.evals.exams.regression import Regression
 from nestling.evals.exams.task import Exam
 
 LEARNT = 1024  # bytes of the haystacks learnt from
@@ -57,4 +58,5 @@ NEEDLES: dict[str, Callable[[], Exam]] = {
 BABILONG: dict[str, Callable[[], Exam]] = {
     f"BABILong qa{number}": lambda number=number: _babilong(number) for number in LABELS
 }
-EXAMS = MAD | RECALL | NEEDLES | BABILONG
+OTHERS: dict[str, Callable[[], Exam]] = {"regression": lambda: Exam((Regression(),))}
+EXAMS = MAD | RECALL | OTHERS | NEEDLES | BABILONG

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestling.evals.exams.contenders import Contender
+from nestling.evals.exams.metrics import by_order
 from nestling.evals.exams.task import IGNORED, Batch, Exam, Task, batches, drawn
 from nestling.evals.formal.compiled import compile_recurrence
 from nestling.evals.formal.contenders import count
@@ -26,9 +27,9 @@ class Size:
     seeds: of models and examples; the first one chooses the rate.
     """
 
-    steps: int = 300
+    steps: int = 150
     tokens: int = 1024
-    look: int = 20
+    look: int = 15
     enough: float = 0.999
     validation: int = 64
     test: int = 256
@@ -49,19 +50,20 @@ SIZES = {
 def run(exam: Exam, contender: Contender, lr: float, seed: int, size: Size) -> dict[str, Any]:
     """Train, look at the validation examples, then be judged by those of the test and by further tasks.
 
-    A score is None where an example does not fit the model. Times are of the processor.
+    The score of a further task is None where its examples do not fit the model. Times are of the processor.
     """
     begun = time.process_time()
     torch.manual_seed(seed)
     model = contender.model(exam.task)
     compile_recurrence(model)
     outcome = {"parameters": count(model), **train(model, exam, lr, seed, size)}
-    tasks = {"score": exam.task, **exam.further}
-    scores = {
+    batch = drawn(exam.task, size.test, "test")
+    found, _ = answers(model, batch, size.batch(exam.task))
+    outcome |= {"score": exam.task.metric(found, batch.targets), "by_order": by_order(found, batch.targets)}
+    outcome["further"] = {
         name: judge(model, task, drawn(task, size.test, "test"), size.batch(task))[0] if contender.fits(task) else None
-        for name, task in tasks.items()
+        for name, task in exam.further.items()
     }
-    outcome |= {"score": scores.pop("score"), "further": scores}
     return outcome | {"seconds": time.process_time() - begun}
 
 
@@ -97,12 +99,18 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
-@torch.no_grad()
 def judge(model: nn.Module, task: Task, batch: Batch, size: int) -> tuple[float, float]:
     """What the task's metric says of the likeliest answers, and the mean loss."""
+    found, loss = answers(model, batch, size)
+    return task.metric(found, batch.targets), loss
+
+
+@torch.no_grad()
+def answers(model: nn.Module, batch: Batch, size: int) -> tuple[Tensor, float]:
+    """The likeliest symbols `[B, L]`, and the mean loss; `size` examples at a time."""
     losses, found = [], []
     for part in batch.split(size):
         logits = model(part.inputs)
         losses.append(cross_entropy(logits, part.targets).item())
         found.append(logits.argmax(-1))
-    return task.metric(torch.cat(found), batch.targets), sum(losses) / len(losses)
+    return torch.cat(found), sum(losses) / len(losses)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nestling.errors import UserError
-from nestling.evals.exams.contenders import CONTENDERS, LAYERS, PARAMETERS, WIDTH
-from nestling.evals.exams.exams import EXAMS, MAD, RECALL
+from nestling.evals.exams.contenders import CONTENDERS, LAYERS, PARAMETERS, USUAL, WIDTH
+from nestling.evals.exams.exams import EXAMS, MAD, OTHERS, RECALL
 from nestling.evals.exams.learn import SIZES, Size, run
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
 
@@ -30,8 +30,8 @@ def exams(
     """
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
-    names = chosen("exam", names or [*MAD, *RECALL], list(EXAMS))
-    models = chosen("model", models, list(CONTENDERS))
+    names = chosen("exam", names or [*MAD, *RECALL, *OTHERS], list(EXAMS))
+    models = chosen("model", models or USUAL, list(CONTENDERS))
     size = SIZES[size_name]
     seeds = list(seeds or size.seeds)
     tasks = {name: EXAMS[name]().task for name in names}  # what is missing is told before anything is trained

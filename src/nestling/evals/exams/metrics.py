@@ -28,6 +28,17 @@ def macro_accuracy(found: Tensor, targets: Tensor) -> float:
     return (right / there.clamp(min=1))[(there + said) > 0].double().mean().item()
 
 
+def by_order(found: Tensor, targets: Tensor) -> list[float]:
+    """Of what is asked first, second and so on in an example, the share that is right: how a context is used as it grows.
+
+    Of as many places as half of the examples have.
+    """
+    asked = targets != IGNORED
+    order, right = asked.cumsum(1)[asked], (found == targets)[asked]
+    count = int(asked.sum(1).double().quantile(0.5))
+    return [right[order == place].double().mean().item() for place in range(1, count + 1)]
+
+
 def exact(found: Tensor, targets: Tensor) -> float:
     """The mean over examples of the share of their answers that are right in every symbol; neighbouring targets are one answer.
 
