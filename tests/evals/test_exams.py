@@ -1,9 +1,11 @@
 """Exams: every generator against a solver that knows the definition alone, metrics against their definitions, the harness."""
 
 import gzip
+import json
 import re
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -425,6 +427,15 @@ def test_a_run_learns_repeats_and_says_what_does_not_fit():
     assert first["steps"] < 40 or first["curve"][-1][0] == 40
 
 
+def test_a_run_that_diverges_has_no_score():
+    """Which is not 0: it ends, every score is NaN, the page says so, and its rate is not chosen."""
+    contender = Contender({"mixer": "attention", "num_attention_heads": 2})
+    met = run(Exam((EASY,), {"short": replace(EASY, size=4)}), contender, 1e30, 0, SMALL)
+    assert met["steps"] < 10 and np.isnan([met["score"], met["validation"], met["further"]["short"]]).all()
+    assert pages.score([met["score"], 0.5]) == "not finite"
+    assert main._merit(met) < main._merit({"validation": 0.0, "steps": 40, "loss": 9.0})
+
+
 class Knowing(nn.Module):
     """Looks up in MQAR, in batches of any size."""
 
@@ -503,3 +514,10 @@ def test_unknown_names_are_told():
         main.exams(["compression"], ["Sloth"], None, "quick", "nowhere", 1, print)
     with pytest.raises(UserError, match="jobs=0"):
         main.exams(None, None, None, "quick", "nowhere", 0, print)
+
+
+def test_the_page_is_what_was_measured():
+    """The tables in the documentation are those that the data beside it give."""
+    folder = Path(__file__).parents[2] / "docs" / "results"
+    results = json.loads((folder / "exams.json").read_text())
+    assert pages.markdown(results) == (folder / "exams.md").read_text()

@@ -25,7 +25,7 @@ UNFIT = "does not fit"
 HEADINGS = ("model", "test", "validation", "parameters", "steps", "examples learnt from", "s", "rate")
 GLANCE = (
     "Macro accuracy of MAD's tasks, accuracy of MQAR's and of regression, share of the answers that are right of all others, in % "
-    "of {test} test examples; mean ± standard deviation over {seeds} seeds. Models of {blocks} blocks of width {width} and about "
+    "of {test} test examples; {seeds}. Models of {blocks} blocks of width {width} and about "
     "{parameters:,} parameters besides embedding and head, trained for at most {steps:,} steps of {tokens:,} symbols, fewer once "
     "99.9% of the validation examples' answers are right. Chance: guessing among the possible answers."
 )
@@ -75,7 +75,9 @@ def parts(results: dict[str, Any]) -> list[Part]:
 def _summaries(results: dict[str, Any]) -> list[Part]:
     exams = results["exams"]
     models = list(next(iter(exams.values()))["models"])
-    note = GLANCE.format(**results["size"], **results["model"], seeds=len(results["seeds"]))
+    count = len(results["seeds"])
+    seeds = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed, so no spread"
+    note = GLANCE.format(**results["size"], **results["model"], seeds=seeds)
     glance = [
         [
             name,
@@ -185,7 +187,7 @@ def _single(figure: Figure, met: dict[str, Any]) -> None:
 def _learning(axes: Axes, met: dict[str, Any]) -> None:
     for (name, found), look in zip(met["models"].items(), looks(len(met["models"])), strict=True):
         for number, run in enumerate(found["runs"]):
-            steps, scores = zip(*run["curve"], strict=True)
+            steps, scores = zip(*run["curve"], strict=True) if run["curve"] else ((), ())
             named = label(name) if not number else None
             axes.plot(steps, [100 * s for s in scores], color=look.colour, linestyle=look.line, label=named)
     axes.axhline(100 * met["chance"], linewidth=0.8, linestyle=":")

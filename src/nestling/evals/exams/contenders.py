@@ -1,4 +1,4 @@
-"""Who takes part: two blocks of width 128, of as many parameters, each with the learning rates that are tried for it."""
+"""Who takes part: two blocks of width 128, of as many parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from nestling.models import HopeConfig, HopeForCausalLM
 WIDTH, LAYERS = 128, 2
 PARAMETERS = 420_000  # besides embedding and head
 LONGEST = 16_384  # symbols whose attention is still computed: it grows with their square
-RATES = (3e-3, 8e-3)
 
 
 class Reader(nn.Module):
@@ -55,10 +54,9 @@ class Pooled(nn.Module):
 
 @dataclass(frozen=True)
 class Contender:
-    """settings: of the configuration. rates: of learning, tried for each exam. holds: symbols that it can read at most."""
+    """settings: of the configuration. holds: symbols that it can read at most."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = RATES
     holds: int | None = None
 
     def fits(self, task: Task) -> bool:
@@ -84,8 +82,8 @@ def blocks(mixer: str, heads: int = 4, **settings: Any) -> Contender:
 
 
 CONTENDERS: dict[str, Contender] = {
-    "Hope": blocks("self_modifying_titans", chunk_size=64),
-    "Titans": blocks("titans", chunk_size=16),
+    "Hope": blocks("self_modifying_titans", chunk_size=128),
+    "Titans": blocks("titans"),
     "Gated DeltaNet": blocks("gated_deltanet"),
     "Transformer++": Contender({"mixer": "attention", "num_attention_heads": 4}, holds=LONGEST),
     "Transformer++, window": blocks("attention", sliding_window=256),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,24 @@ def _pair(name: str, model: str, seeds: Sequence[int], folder: Path, size: Size)
     place = folder / _plain(name) / _plain(model)
 
     def once(lr: float, seed: int) -> dict[str, Any]:
-        setting = f"{exam} {contender.settings} {WIDTH} {LAYERS} {PARAMETERS} {lr} {seed} {replace(size, seeds=())}"
+        setting = (
+            f"{exam} {contender.settings} {WIDTH} {LAYERS} {PARAMETERS} {lr} {seed} {replace(size, seeds=(), rates=())}"
+        )
         return kept(place, setting, lambda: run(exam, contender, lr, seed, size))
 
-    trials = {lr: once(lr, seeds[0]) for lr in contender.rates}
-    lr = max(trials, key=lambda lr: (round(trials[lr]["validation"], 3), -trials[lr]["steps"], -trials[lr]["loss"]))
+    trials = {lr: once(lr, seeds[0]) for lr in size.rates}
+    lr = max(trials, key=lambda lr: _merit(trials[lr]))
     return {
         "lr": lr,
-        "edge": lr in (contender.rates[0], contender.rates[-1]),
+        "edge": len(size.rates) > 1 and lr in (size.rates[0], size.rates[-1]),
         "trials": [{"lr": lr, "validation": met["validation"], "steps": met["steps"]} for lr, met in trials.items()],
         "runs": [once(lr, seed) for seed in seeds],
     }
+
+
+def _merit(met: dict[str, Any]) -> tuple[float, ...]:
+    """A run that diverged has none; then what is known counts, then how soon."""
+    return (round(met["validation"], 3), -met["steps"], -met["loss"]) if isfinite(met["validation"]) else (-1.0,)
 
 
 def _plain(name: str) -> str:
