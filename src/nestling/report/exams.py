@@ -31,7 +31,8 @@ GLANCE = (
 )
 PAPER_NOTE = (
     "Table 4 of arXiv 2512.24695, in %: the same tasks, with other parameters, and trained as mad-lab does: up to 20,000 steps "
-    "of 128 examples."
+    "of 128 examples. The score of mad-lab's benchmark is a mean over the baseline, which is what is run here, and harder "
+    "settings; which of the two the paper's figures are is not known here."
 )
 NOTE = (
     "{task}. Batches of {batch}. The rate is the best of the rates tried, by validation examples and by no others (* the first or last one "
