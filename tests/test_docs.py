@@ -14,6 +14,7 @@ PAGES = [
     "docs/class-incremental.md",
     "docs/continuum.md",
     "docs/convert.md",
+    "docs/exams.md",
     "docs/frequency-response.md",
     "docs/learner.md",
     "docs/levels.md",

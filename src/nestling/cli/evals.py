@@ -378,11 +378,49 @@ def eval_harness(
     print(f"{make_table(found)}\nreset={reset}; results are in {out}")
 
 
+def eval_exams(
+    exams: list[str] | None = None,
+    models: list[str] | None = None,
+    seeds: list[int] | None = None,
+    quick: bool = False,
+    full: bool = False,
+    out: str = "runs/eval/exams",
+    report: str = "exams-report.html",
+    jobs: int = 2,
+) -> None:
+    """Who can recall, copy, compress and memorise? MAD, MQAR, needles in a haystack, BABILong.
+
+    Args:
+        exams: some of compression, in-context recall, fuzzy recall, noisy recall, selective copying, memorisation, MQAR 64, MQAR 128,
+            MQAR 256 and regression (none is all of these), S-NIAH-1 to 3, MK-NIAH-1 to 3, MV-NIAH, MQ-NIAH, BABILong qa1 to qa5.
+        models: some of Hope, Titans, Gated DeltaNet and Transformer++ (none is these), and "Transformer++, window".
+        seeds: of models and examples; none is 0, 1 and 2, or 0 in a quick run.
+        quick: a few steps, to see that all of it runs: a minute or two.
+        full: as long as mad-lab trains, for a GPU.
+        out: folder of the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.exams.main import exams as run
+    from nestling.report import exams as pages
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other; give one, or none for the size between")
+    console = Console()
+    size = "quick" if quick else "full" if full else "default"
+    results = run(exams, models, seeds, size, out, jobs, lambda line: console.print(line, highlight=False))
+    show(pages, results, report, console)
+
+
 EVALS = {
     "ablation": eval_ablation,
     "adaptation": eval_adaptation,
     "bodies": eval_bodies,
     "continual": eval_continual,
+    "exams": eval_exams,
     "formal-languages": eval_formal_languages,
     "horizons": eval_horizons,
     "lm-eval": eval_harness,

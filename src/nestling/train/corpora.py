@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+BABI = "https://raw.githubusercontent.com/harvardnlp/MemN2N/master/babi_data/en"
+BABI_TASKS = [
+    "single-supporting-fact", "two-supporting-facts", "three-supporting-facts", "two-arg-relations",
+    "three-arg-relations", "yes-no-questions", "counting", "lists-sets", "simple-negation", "indefinite-knowledge",
+    "basic-coreference", "conjunction", "compound-coreference", "time-reasoning", "basic-deduction",
+    "basic-induction", "positional-reasoning", "size-reasoning", "path-finding", "agents-motivations",
+]  # fmt: skip
 MNIST_PARTS = {"train": "train", "test": "t10k"}
 
 
@@ -50,6 +58,16 @@ def tiny_shakespeare(folder: str | None = None) -> str:
     if path := local("tinyshakespeare", "input.txt.gz", folder=folder):
         return gzip.decompress(path.read_bytes()).decode()
     rows = hub("text", data_files=SHAKESPEARE, split="train")
+    return "\n".join(row["text"] for row in rows)
+
+
+def babi(number: int, part: str, folder: str | None = None) -> str:
+    """A file of bAbI (Weston et al. 2015, arXiv 1502.05698), in English, 1,000 questions; number 1 to 20, part "train" or "test"."""
+    name = f"qa{number}_{BABI_TASKS[number - 1]}_{part}.txt"
+    if path := local("babi", "babi_en.zip", folder=folder):
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(f"en/{name}").decode()
+    rows = hub("text", data_files=f"{BABI}/{name}", split="train")
     return "\n".join(row["text"] for row in rows)
 
 
