@@ -131,21 +131,19 @@ def drawing(name: str, scenario: dict[str, Any]) -> str:
 def by_levels(name: str, scenario: dict[str, Any]) -> str:
     """Last accuracy, and what was learnt, against the number of levels; nothing where it was not varied."""
     counted = {met["levels"]: met for met in scenario["methods"].values() if met["levels"] is not None}
-    if len(counted) < 2:
+    counts = sorted(counted)
+    if len(counts) < 2:
         return ""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for measure, look in zip(("last", "learnt"), looks(2), strict=True):
-            values = [[MEASURES[measure](run) for run in counted[count]["runs"]] for count in sorted(counted)]
-            middle, spread = (
-                [numpy.mean(v) for v in values],
-                [numpy.std(v, ddof=1) if len(v) > 1 else 0 for v in values],
-            )
+            values = numpy.array([[MEASURES[measure](run) for run in counted[count]["runs"]] for count in counts])
+            spread = values.std(axis=1, ddof=min(1, values.shape[1] - 1))
             axes.errorbar(
-                sorted(counted), middle, spread, color=look.colour, marker=look.marker, capsize=3, label=measure
+                counts, values.mean(axis=1), spread, color=look.colour, marker=look.marker, capsize=3, label=measure
             )
-        axes.set(xlabel="levels", ylabel="accuracy, %", xticks=sorted(counted))
+        axes.set(xlabel="levels", ylabel="accuracy, %", xticks=counts)
         legend(figure, axes)
 
     return render(f"levels-{name}", f"{name}: accuracy against the number of levels", draw, height=3.4)

@@ -136,9 +136,10 @@ def at_the_end(body: Body, stream: Stream, seed: int) -> Run:
     """What `run` returns, of a method that is judged after the last experience alone: the rows before are None."""
     begun = time.process_time()
     learn(body, stream, BATCH, seed=seed)
-    body.predict(stream.experiences[0].test.inputs)  # what it has put off is part of learning
+    alone = [replace(stream, experiences=(experience,)) for experience in stream.experiences]
+    final_accuracy(body, alone[0])  # what it has put off is part of learning
     seconds = time.process_time() - begun
-    row = [final_accuracy(body, replace(stream, experiences=(experience,))) for experience in stream.experiences]
+    row = [final_accuracy(body, one) for one in alone]
     matrix = [[None] * len(row)] * (len(row) - 1) + [row]
     kept = {"seconds": seconds, "bytes": body.bytes(), "parameters": body.parameters()}
     return {"matrix": matrix, "chance": stream.chance(), **kept}
@@ -188,7 +189,9 @@ def _once(place: str, name: str, setting: Setting, seed: int, size_name: str, da
     def make() -> Run:
         stream = _stream(place, seed, size_name, data)
         classes = len({label for experience in stream.experiences for label in experience.classes})
-        body = METHODS[name].make(Problem((SCENARIOS[place].dim, *size.hidden, classes), seed), setting)
+        examples = sum(len(experience.train) for experience in stream.experiences)
+        problem = Problem((SCENARIOS[place].dim, *size.hidden, classes), examples, seed)
+        body = METHODS[name].make(problem, setting)
         return (
             at_the_end(body, stream, seed) if METHODS[name].upper else run(body, stream, BATCH, judgements=0, seed=seed)
         )

@@ -22,9 +22,10 @@ BLOCK = 256  # neighbours over which our levels keep moments
 
 @dataclass(frozen=True)
 class Problem:
-    """widths: of the network, from pixels to classes. seed: of its weights and of what is drawn."""
+    """widths: of the network, from pixels to classes. examples: in the stream. seed: of the weights and of what is drawn."""
 
     widths: tuple[int, ...]
+    examples: int
     seed: int
 
     def network(self) -> Perceptron:
@@ -32,10 +33,10 @@ class Problem:
         return Perceptron(self.widths, self.seed)
 
     def bytes_of_ours(self) -> int:
-        """What one retaining level keeps in all, weights included, once it has stepped: moments and their inverses."""
+        """What one retaining level keeps in all: weights, the gradient of a period that is not over, moments and their inverses."""
         layers = [(width + 1, out) for width, out in pairwise(self.widths)]
         moments = [prod(shape(width, BLOCK)) for layer in layers for width in layer]
-        return 4 * (sum(width * out for width, out in layers) + 2 * sum(moments))
+        return 8 * (sum(width * out for width, out in layers) + sum(moments))
 
 
 @dataclass(frozen=True)
@@ -52,60 +53,64 @@ class Method:
     upper: bool = False
 
 
-def base(s: Setting) -> Level:
-    """A level that retains what was predicted, the more firmly the more it has seen."""
-    rule = RetainPredictions(s["damping"], s["damping"], refresh=0.1, block=BLOCK, prior=20_000)
+def base(p: Problem, s: Setting) -> Level:
+    """A level that retains what was predicted, the more firmly the more it has seen: the prior is worth a fifth of the stream."""
+    rule = RetainPredictions(s["damping"], s["damping"], refresh=0.1, block=BLOCK, prior=p.examples / 5)
     return Level(BATCH, lr=s["lr"], rule=rule)
 
 
-def levelled(*more: Callable[[Setting], Level]) -> Callable[[Problem, Setting], Body]:
+def levelled(*more: Callable[[Problem, Setting], Level]) -> Callable[[Problem, Setting], Body]:
     """The base, and other levels that move the same weights, in the order of their periods."""
 
     def make(p: Problem, s: Setting) -> Body:
-        levels = [base(s), *(one(s) for one in more)]
+        levels = [base(p, s), *(one(p, s) for one in more)]
         return Levelled(p.network(), sorted(levels, key=lambda level: (level.period, level.reset is None)))
 
     return make
 
 
-def fast(s: Setting) -> Level:
+def fast(p: Problem, s: Setting) -> Level:
     """More plastic than the base, and what it adds decays: by half in 70 batches."""
     return Level(
-        BATCH, lr=s["fast"], rule=replace(base(s).rule, damping=4.0, output_damping=4.0, prior=None), reset=0.99
+        BATCH, lr=s["fast"], rule=replace(base(p, s).rule, damping=4.0, output_damping=4.0, prior=None), reset=0.99
     )
 
 
-def slow(batches: int) -> Callable[[Setting], Level]:
+def slow(batches: int) -> Callable[[Problem, Setting], Level]:
     """The base's rule at a longer period, on the mean gradient of some batches."""
-    return lambda s: replace(base(s), period=batches * BATCH, lr=s["slow"])
+    return lambda p, s: replace(base(p, s), period=batches * BATCH, lr=s["slow"])
 
 
-def replaying(logits: bool, **swept: tuple[Any, ...]) -> Method:
+def replaying(logits: bool, tried: tuple[Setting, ...]) -> Method:
     """Replay, or DER++, of as many bytes as ours."""
 
     def make(p: Problem, s: Setting) -> Body:
         size, weight = p.bytes_of_ours(), s["distilled"] if logits else 0.0
         return Replay(p.network(), s["lr"], size, MOMENTUM, s["replays"], weight, p.seed)
 
-    return Method(make, grid(**swept))
+    return Method(make, tried)
 
 
-ONE = tuple({"lr": lr, "damping": damping} for lr, damping in ((0.5, 0.7), (0.5, 1.0), (0.7, 1.0), (0.5, 1.4)))
+def listed(names: tuple[str, ...], *values: tuple[Any, ...]) -> tuple[Setting, ...]:
+    """Settings, each by its values."""
+    return tuple(dict(zip(names, some, strict=True)) for some in values)
+
+
 BASE = {"lr": (0.5,), "damping": (1.0,)}
+STRENGTHS = listed(("lr", "strength"), (0.01, 100.0), (0.01, 300.0), (0.03, 100.0))
+# three trials each, around what a first look at other streams found; joint training has two
 METHODS: dict[str, Method] = {
-    "SGD": Method(lambda p, s: Descent(p.network(), s["lr"]), grid(lr=(0.01, 0.03, 0.1, 0.3))),
-    "SGD, momentum": Method(lambda p, s: Descent(p.network(), s["lr"], MOMENTUM), grid(lr=(0.001, 0.003, 0.01, 0.03))),
-    "EWC": Method(
-        lambda p, s: ElasticWeights(p.network(), s["lr"], s["strength"], MOMENTUM),
-        grid(lr=(0.01, 0.03), strength=(100.0, 300.0)),
+    "SGD": Method(
+        lambda p, s: Descent(p.network(), s["lr"], s["momentum"]),
+        listed(("lr", "momentum"), (0.003, 0.9), (0.01, 0.9), (0.03, 0.0)),
     ),
-    "online Laplace": Method(
-        lambda p, s: OnlineLaplace(p.network(), s["lr"], s["strength"], MOMENTUM),
-        grid(lr=(0.01, 0.03), strength=(100.0, 300.0)),
+    "EWC": Method(lambda p, s: ElasticWeights(p.network(), s["lr"], s["strength"], MOMENTUM), STRENGTHS),
+    "online Laplace": Method(lambda p, s: OnlineLaplace(p.network(), s["lr"], s["strength"], MOMENTUM), STRENGTHS),
+    "replay, equal bytes": replaying(False, listed(("lr", "replays"), (0.03, 1), (0.03, 2), (0.01, 2))),
+    "DER++, equal bytes": replaying(
+        True, listed(("lr", "replays", "distilled"), (0.03, 1, 0.3), (0.03, 1, 1.0), (0.01, 1, 1.0))
     ),
-    "replay, equal bytes": replaying(False, lr=(0.01, 0.03), replays=(1, 4)),
-    "DER++, equal bytes": replaying(True, lr=(0.01, 0.03), replays=(1,), distilled=(0.3, 1.0)),
-    "retention": Method(levelled(), ONE, ours=True, levels=1),
+    "retention": Method(levelled(), listed(("lr", "damping"), (0.5, 0.7), (0.5, 1.0), (0.7, 1.0)), ours=True, levels=1),
     "retention, 2 levels": Method(levelled(fast), grid(**BASE, fast=(0.03, 0.1)), ours=True, levels=2),
     "retention, 3 levels": Method(
         levelled(fast, slow(8)), grid(**BASE, fast=(0.03,), slow=(0.3, 1.0)), ours=True, levels=3

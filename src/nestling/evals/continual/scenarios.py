@@ -108,7 +108,11 @@ SCENARIOS: dict[str, Scenario] = {
         _SPLIT_DIGITS, about="scikit-learn's digits, 5 x 2 classes, the pair known at test", kind="task"
     ),
     "permuted-digits": replace(
-        _SPLIT_DIGITS, about="scikit-learn's digits, 5 orders of pixels", kind="domain", domains=permuted
+        _SPLIT_DIGITS,
+        about="scikit-learn's digits, 10 orders of pixels",
+        kind="domain",
+        experiences=10,
+        domains=permuted,
     ),
     "split-mnist": _SPLIT_MNIST,
     "split-mnist-domain": replace(
