@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nestling.continual import Learner
 from nestling.errors import UserError
 from nestling.evals.languages.documents import Document, document
 from nestling.evals.languages.language import (
@@ -28,6 +30,10 @@ from nestling.evals.languages.language import (
 )
 from nestling.evals.languages.protocol import alone, drop, in_sequence, judged
 from nestling.evals.languages.score import chrf
+from nestling.evals.languages.students import Student
+from nestling.evals.languages.words import NAMES, VOCABULARY, lines, tokenizer
+from nestling.levels import Level
+from nestling.models import HopeConfig, HopeForCausalLM
 
 SEEDS = st.integers(0, 10_000)
 
@@ -193,3 +199,46 @@ def test_without_sacrebleu_it_is_said_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.chrf", None)
     with pytest.raises(UserError, match=r"chrF needs sacrebleu: pip install nestling\[eval\]"):
         chrf(["a"], ["a"])
+
+
+def tiny(rate: float) -> Learner:
+    """One level on a model that was not trained."""
+    torch.manual_seed(0)
+    config = HopeConfig(
+        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, mixer="attention",
+        levels=[Level(16, lr=rate, clip=1.0)], level_variant="superposed", learnt="all",
+    )  # fmt: skip
+    return Learner(HopeForCausalLM(config), tokenizer())
+
+
+def test_every_token_of_a_document_is_known() -> None:
+    """And comes back as it was."""
+    words, text = tokenizer(), lines(document(NAMES[0], 0, 5, 5).text())
+    ids = words(text)["input_ids"]
+    assert words.convert_ids_to_tokens(ids) == text.split() and words.pad_token_id not in ids
+    assert words.decode(ids) == " ".join(text.split()) and len(set(VOCABULARY)) == len(VOCABULARY)
+
+
+def test_a_student_remembers_the_end_of_what_it_read() -> None:
+    """As many tokens as its window, the last document's last; none without one."""
+    first, second = (document(NAMES[seed], seed, 3, 2) for seed in (0, 1))
+    student = Student(tiny(0.0), "a", window=40, learns=False)
+    student.read(first)
+    student.read(second)
+    assert student.tail == lines(second.text()).split()[-40:] and student.learner.users() == []
+    bare = Student(tiny(0.0), "b", window=0, learns=False)
+    bare.read(first)
+    assert bare.tail == [] and len(bare.translate(first, [["bala"]])) == 1
+
+
+def test_a_student_that_learns_answers_otherwise_and_asking_teaches_nothing() -> None:
+    """A level that moved changes what is said without a context; another user is as before."""
+    learner, given = tiny(2.0), document(NAMES[0], 0, 10, 3)
+    sources = [given.language.say(one) for one in given.asked]
+    student, other = (Student(learner, user, window=0) for user in ("a", "b"))
+    before = student.translate(given, sources)
+    for _ in range(3):
+        student.read(given)
+    after = student.translate(given, sources)
+    assert after != before and student.translate(given, sources) == after
+    assert other.translate(given, sources) == before
