@@ -102,7 +102,6 @@ def test_a_run_goes_all_the_way_and_nothing_runs_twice(tmp_path, monkeypatch):
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "permuted-mnist.json"
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="not measured yet")
 def test_the_page_is_what_was_measured():
     """The tables in the documentation are those that the data beside them give."""
     results = json.loads(RESULTS.read_text())

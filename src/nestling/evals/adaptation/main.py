@@ -13,6 +13,7 @@ from nestling.evals.adaptation.models import folder_of, parameters, place_of, re
 from nestling.evals.adaptation.setup import SIZES, Size, texts
 from nestling.evals.demo import setup as demo
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
+from nestling.evals.tuning import told
 
 
 def adaptation(
@@ -44,9 +45,9 @@ def adaptation(
     ]
     found: dict[tuple[Any, ...], Any] = {}
     for (architecture, seed, _, _, name, setting), met in side_by_side(_once, tasks, jobs):
-        found[architecture, name, _key(setting), seed] = met
+        found[architecture, name, told(setting), seed] = met
         say(
-            f"{architecture}, {name} {_key(setting)}, seed {seed}: {met['stretches']['B']['bits']:.3f} bits a byte of B"
+            f"{architecture}, {name} {told(setting)}, seed {seed}: {met['stretches']['B']['bits']:.3f} bits a byte of B"
         )
     results = {
         "title": "Adaptation to a stream",
@@ -57,7 +58,7 @@ def adaptation(
                 name: [
                     {
                         "setting": setting,
-                        "runs": [found[architecture, name, _key(setting), seed] for seed in size.models.seeds],
+                        "runs": [found[architecture, name, told(setting), seed] for seed in size.models.seeds],
                     }
                     for setting in settings(name, size)
                 ]
@@ -76,10 +77,6 @@ def settings(name: str, size: Size) -> tuple[Setting, ...]:
     every = CONTENDERS[name].settings
     step = 1 if size.settings is None else -(-len(every) // size.settings)
     return every[::step]
-
-
-def _key(setting: Setting) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in setting.items())
 
 
 def _once(architecture: str, seed: int, folder: Path, size: Size, name: str, setting: Setting) -> dict[str, Any]:

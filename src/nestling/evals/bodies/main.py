@@ -15,14 +15,14 @@ import torch
 
 from nestling.continual.bodies import Body
 from nestling.errors import UserError
-from nestling.evals.bodies.methods import BATCH, METHODS, Method, Problem, Setting
+from nestling.evals.bodies.methods import BATCH, METHODS, Problem, Setting
 from nestling.evals.continual.metrics import Matrix, average_accuracy
 from nestling.evals.continual.protocol import final_accuracy, learn, run
 from nestling.evals.continual.scenarios import SCENARIOS, Scenario
 from nestling.evals.continual.stream import Labelled, Stream
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
+from nestling.evals.tuning import TUNING, at_edge, judging, spread, told
 
-TUNING = 100  # seed of the stream to tune on; those to judge by are others
 PLACES = ("permuted-mnist", "split-mnist-domain", "permuted-digits")
 Run = dict[str, Any]
 
@@ -59,15 +59,13 @@ def bodies(
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
     size = SIZES[size_name]
-    seeds = list(size.seeds if seeds is None else seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or TUNING in seeds:
-        raise UserError(f"seeds={seeds} must be some numbers, each once, and not {TUNING}, which is tuned on")
+    seeds = judging(seeds, size.seeds)
     places = chosen("scenario", scenarios or ["permuted-mnist"], [*PLACES])
     names = chosen("method", methods, [*METHODS])
     for place in places:
         _data(place, size_name, data)  # before any process starts: what is wrong with it is told at once
     pairs = [(place, name) for place in places for name in names]
-    tries = {pair: settings(METHODS[pair[1]], size) for pair in pairs}
+    tries = {pair: spread(METHODS[pair[1]].settings, size.settings) for pair in pairs}
     asked = [(*pair, setting, TUNING, size_name, data, out) for pair, every in tries.items() for setting in every]
     trials = _done(asked, jobs, say)
     best = {
@@ -106,24 +104,6 @@ def bodies(
     }
     write(Path(out) / "results.json", results)
     return results
-
-
-def settings(method: Method, size: Size) -> tuple[Setting, ...]:
-    """Those that are tried: all, or some spread over them."""
-    every = method.settings
-    step = 1 if size.settings is None else -(-len(every) // size.settings)
-    return every[step // 2 :: step]
-
-
-def told(setting: Setting) -> str:
-    """In words."""
-    return ", ".join(f"{key} {value:g}" for key, value in setting.items())
-
-
-def at_edge(setting: Setting, every: Sequence[Setting]) -> bool:
-    """Whether a number of which at least three were tried is the smallest or largest of them."""
-    tries = {key: sorted({other[key] for other in every}) for key in setting}
-    return any(len(numbers) > 2 and setting[key] in (numbers[0], numbers[-1]) for key, numbers in tries.items())
 
 
 def learnt(matrix: Matrix) -> float | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from nestling.continual.bodies import Body, Descent, ElasticWeights, Joint, Levelled, OnlineLaplace, Perceptron, Replay
 from nestling.evals.continual.contenders import grid
+from nestling.evals.tuning import Setting
 from nestling.levels import Level
 from nestling.memory import RetainPredictions
 from nestling.memory.moments import shape
 
-Setting = dict[str, Any]
 BATCH = 32
 MOMENTUM = 0.9
 BLOCK = 256  # neighbours over which our levels keep moments

@@ -25,9 +25,9 @@ from nestling.continual.heads import (
     plain,
 )
 from nestling.continual.heads.random_relu import Directions
+from nestling.evals.tuning import Setting
 from nestling.memory import LeastSquares
 
-Setting = dict[str, Any]
 REAL = 8  # bytes of a number of the statistics, float64
 
 

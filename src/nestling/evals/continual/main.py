@@ -11,14 +11,13 @@ from typing import Any
 
 from nestling.continual.heads import OnFeatures
 from nestling.errors import UserError
-from nestling.evals.continual.contenders import CONTENDERS, Contender, Problem, Setting
+from nestling.evals.continual.contenders import CONTENDERS, Problem, Setting
 from nestling.evals.continual.metrics import last_accuracy
 from nestling.evals.continual.protocol import final_accuracy, learn, run, squared_error
 from nestling.evals.continual.scenarios import SCENARIOS, Scenario
 from nestling.evals.continual.stream import Stream, validation
 from nestling.evals.runs import chosen, kept, side_by_side, where, write
-
-TUNING = 100  # seed of the class order and the split to tune on; those to judge by are others
+from nestling.evals.tuning import TUNING, at_edge, judging, spread, told
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def continual(
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
     size = SIZES[size_name]
-    seeds = list(size.seeds if seeds is None else seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or TUNING in seeds:
-        raise UserError(f"seeds={seeds} must be some numbers, each once, and not {TUNING}, which is tuned on")
+    seeds = judging(seeds, size.seeds)
     places = chosen("scenario", scenarios, [*SCENARIOS])
     names = chosen("method", methods, [*CONTENDERS])
     for (
@@ -73,7 +70,7 @@ def continual(
     for (place, name, setting, seed, *_), met in side_by_side(_once, tasks, jobs):
         found[place, name, seed] = met
         last = last_accuracy(met["matrix"], met["sizes"])
-        say(f"{place}, {' '.join([name, _told(setting)]).strip()}, seed {seed}: {100 * last:.1f}% at the end")
+        say(f"{place}, {' '.join([name, told(setting)]).strip()}, seed {seed}: {100 * last:.1f}% at the end")
     results = {
         "title": "Class-incremental learning on frozen features",
         "about": f"{where()}, one thread a run",
@@ -105,32 +102,20 @@ def _tuned(
     pairs: Sequence[tuple[str, str]], size_name: str, data: str | None, out: str, jobs: int
 ) -> dict[tuple[str, str], tuple[Setting, bool]]:
     """The best setting of each method for each scenario, and whether it is at the edge of what was tried."""
-    tried = {pair: settings(CONTENDERS[pair[1]], SIZES[size_name]) for pair in pairs}
+    tried = {pair: spread(CONTENDERS[pair[1]].settings, SIZES[size_name].settings) for pair in pairs}
     tasks = [
         (*pair, setting, size_name, data, out) for pair, every in tried.items() if len(every) > 1 for setting in every
     ]
     merits: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in pairs}
     for (place, name, setting, *_), met in side_by_side(_try, tasks, jobs):
-        merits[place, name][_told(setting)] = met["merit"]
+        merits[place, name][told(setting)] = met["merit"]
     return {pair: _best(every, merits[pair]) for pair, every in tried.items()}
-
-
-def settings(contender: Contender, size: Size) -> tuple[Setting, ...]:
-    """Those that are tried: all, or some spread over them."""
-    every = contender.settings
-    step = 1 if size.settings is None else -(-len(every) // size.settings)
-    return every[step // 2 :: step]
 
 
 def _best(order: Sequence[Setting], merits: dict[str, float]) -> tuple[Setting, bool]:
     """The setting of the highest merit (of equal ones the first in order), and whether one of its numbers is at an edge."""
-    best = max(order, key=lambda setting: merits.get(_told(setting), 0.0))
-    numbers = {key: sorted({other[key] for other in order}) for key, value in best.items() if isinstance(value, float)}
-    return best, any(len(tries) > 2 and best[key] in (tries[0], tries[-1]) for key, tries in numbers.items())
-
-
-def _told(setting: Setting) -> str:
-    return ", ".join(f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in setting.items())
+    best = max(order, key=lambda setting: merits.get(told(setting), 0.0))
+    return best, at_edge(best, order)
 
 
 @lru_cache(maxsize=1)  # the tasks of a process come by scenario
@@ -181,8 +166,8 @@ def _once(
         stream, method = _ready(place, name, setting, seed, size_name, data, out)
         return run(method, stream, size.batch, contender.passes, contender.judgements, seed)
 
-    told = f"{size.projections} {size.batch} {contender.passes} {contender.judgements}"
-    given = f"run {name} {setting} {told} {seed} {version('nestling')}"
+    depends = f"{size.projections} {size.batch} {contender.passes} {contender.judgements}"
+    given = f"run {name} {setting} {depends} {seed} {version('nestling')}"
     return kept(_folder(out, place), given, make)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 from typing import Any
 
 from torch import Tensor
 
 from nestling.evals.demo.setup import PERIOD
+from nestling.evals.resident import peak
 
 BITS = 1 / math.log(2)
 
@@ -38,5 +37,4 @@ def bits(losses: Tensor) -> float:
 
 def peak_mb() -> float:
     """Highest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 if sys.platform != "darwin" else peak / 2**20
+    return peak() / 2**20
