@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nestling.levels import Level, StepOf
 from nestling.memory import DeltaGradientDescent, RetainPredictions, RetainSeen
-from nestling.models import ConvertedForCausalLM, HopeCache, HopeConfig, HopeForCausalLM, LearningModel, convert
+from nestling.models import ConvertedForCausalLM, HopeCache, HopeConfig, HopeForCausalLM, LearningModel, Recall, convert
 from tests.families import decoder
 
 VOCAB, PERIOD = 24, 6
@@ -85,21 +85,31 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "level_variant": "superposed",
         "learnt": "all",
     },
+    "hope-recall": {
+        "mixer": "attention",
+        "sliding_window": 10,
+        "num_hidden_layers": 1,
+        "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW],
+        "level_variant": "superposed",
+        "learnt": "all",
+        "recall": Recall(window=9, sharpness=2.0, share=0.6),
+    },
     "transformer++": {"mixer": "attention", "levels": []},
+    "recall": {"mixer": "attention", "sliding_window": 10, "levels": [], "recall": Recall(window=9, sharpness=2.0)},
 }
-LEARNING = [name for name in SETTINGS if name != "transformer++"]
+LEARNING = [name for name, settings in SETTINGS.items() if settings["levels"]]
 CONVERTED: dict[str, dict[str, Any]] = {
     "llama": {},
     "gpt2": {"assign": "all", "levels": [replace(FAST, lr=1.0, rule=RetainPredictions()), SLOW]},
     "mistral": {"assign": "last_quarter", "levels": [Level(PERIOD, lr=0.3, reset="context"), SLOW]},
     "gpt-neox": {"form": "chain"},
-    "phi": {"form": "dealt"},
+    "phi": {"form": "dealt", "recall": Recall(window=9, sharpness=2.0)},
     "qwen2": {"levels": [replace(FAST, rank=3, reset="context"), replace(SLOW, rank=5)]},
     "olmo": {
         "levels": [replace(FAST, rule=DeltaGradientDescent()), Level(2 * PERIOD, lr=0.5, rule=DeltaGradientDescent())]
     },
 }
-CHOICES = ("levels", "assign", "form", "learning", "window", "outer_gradient")
+CHOICES = ("levels", "assign", "form", "learning", "window", "outer_gradient", "recall")
 READERS, LEARNERS = [*SETTINGS, *CONVERTED], [*LEARNING, *CONVERTED]  # what is tested as a stream, by name
 
 
@@ -144,6 +154,7 @@ def knowledge(cache: HopeCache) -> tuple:
     """What a cache holds, less what of its segment was learnt already."""
     session, segment = cache.session, cache.session.segment
     if segment is None:
-        return cache.memory, session.mixers
+        return cache.memory, session.mixers, cache.recent
     real = torch.arange(segment.tokens.shape[1]) < segment.count[:, None]
-    return cache.memory, session.mixers, segment.tokens * real, segment.lessons * real, segment.count, segment.mixers
+    mine = segment.tokens * real, segment.lessons * real, segment.count, segment.mixers
+    return cache.memory, session.mixers, cache.recent, *mine

@@ -22,10 +22,11 @@ _HOMES = {
     "HopeModel": "models",
     "Learner": "continual",
     "Level": "levels",
+    "Recall": "models",
     "convert": "models",
 }
 
-__all__ = ["AssociativeMemory", "HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel", "Learner", "Level"]
+__all__ = ["AssociativeMemory", "HopeCache", "HopeConfig", "HopeForCausalLM", "HopeModel", "Learner", "Level", "Recall"]
 __all__ += ["ConvertedConfig", "ConvertedForCausalLM", "ConvertedModel", "convert"]
 __all__ += ["continual", "evals", "layers", "levels", "memory", "models", "ops", "optim", "report", "train"]
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         HopeConfig,
         HopeForCausalLM,
         HopeModel,
+        Recall,
         convert,
     )
 

@@ -51,7 +51,7 @@ def test_a_segment_is_a_step_of_the_slow_level_towards_all():
     by_hand = {name: w.detach().clone() for name, w in effective(resting, model.learnable_weights()).items()}
     for ids, teacher in ((ids_of[CODE][:PERIOD], memory), (ids_of[PROSE][:PERIOD], resting)):
         weights = {name: w.requires_grad_() for name, w in by_hand.items()}
-        logits, _ = model.run(weights, ids[None], model.begin(1), None)
+        logits, *_ = model.run(weights, ids[None], model.begin(1), None)
         loss = F.kl_div(logits.log_softmax(-1), said(learner, ids, teacher), log_target=True, reduction="sum") / PERIOD
         slopes = torch.autograd.grad(loss, list(weights.values()))
         by_hand = {n: w.detach() - PLAIN.lr * g for (n, w), g in zip(weights.items(), slopes, strict=True)}

@@ -98,7 +98,7 @@ def slopes_of(net, ids, lessons, names):
     """Gradients of the mean loss of one row's lessons, by ordinary training, which stops where a segment starts."""
     mixers, losses = net.begin(1), []
     for start in range(0, ids.shape[1] - 1, PERIOD):
-        logits, mixers = net.run({}, ids[:, start : start + PERIOD], tree_map(torch.Tensor.detach, mixers), None)
+        logits, _, mixers = net.run({}, ids[:, start : start + PERIOD], tree_map(torch.Tensor.detach, mixers), None)
         labels = lessons[0, start + 1 : start + PERIOD + 1]
         losses += [
             -row[label] for row, label in zip(logits[0].log_softmax(-1), labels, strict=True) if label != NOTHING

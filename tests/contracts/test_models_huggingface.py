@@ -117,7 +117,7 @@ def test_losses_and_logits_are_the_usual_ones(name):
 @every_model
 def test_embeddings_may_be_given(name):
     """Without learning, `inputs_embeds` are tokens; positions that count up are accepted."""
-    net, ids = model(name), text(2, 20)
+    net, ids = model(name, recall=None), text(2, 20)
     expected, _ = read(net, ids, HopeCache("off"))
     places = torch.arange(20).expand(2, -1)
     for given in ({"inputs_embeds": net.embed(ids)}, {"input_ids": ids, "position_ids": places}):

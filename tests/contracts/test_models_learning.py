@@ -22,8 +22,9 @@ RETAINING = [name for name in LEARNING if isinstance(SETTINGS[name]["levels"][1]
 
 
 def rated(name, lr, **changes):
-    """The model with every level at one learning rate."""
-    return model(name, levels=[replace(level, lr=lr) for level in SETTINGS[name]["levels"]], **changes)
+    """The model with every level at one learning rate, and nothing mixed into what it says, which is what levels learn from."""
+    levels = [replace(level, lr=lr) for level in SETTINGS[name]["levels"]]
+    return model(name, levels=levels, recall=None, **changes)
 
 
 def loss_of(logits, ids):
@@ -96,14 +97,14 @@ def test_every_parameter_is_learnt(name):
 @models_that_learn
 def test_outer_gradients_are_of_first_order(name):
     """Gradients of the whole are those of a model to whose weights constants are added, segment by segment."""
-    net, ids = model(name), text(2, L)
+    net, ids = model(name, recall=None), text(2, L)
     names, parameters = zip(*net.named_parameters(), strict=True)
     found = gradients(net(ids).logits, parameters)
     weights, mixers, outputs = net.learnable_weights(), net.model.stack.init_state(2), []
     for start in range(0, L, PERIOD):
         memory = read(net, ids[:, : start + 1])[1].memory  # as it stands when the segment begins
         now = {**weights, **effective(memory, weights)}
-        logits, mixers = net.run(now, ids[:, start : start + PERIOD], mixers, None)
+        logits, _, mixers = net.run(now, ids[:, start : start + PERIOD], mixers, None)
         outputs.append(logits)
     for parameter, mine, theirs in zip(names, found, gradients(torch.cat(outputs, 1), parameters), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9, msg=lambda m, p=parameter: f"{p}: {m}")

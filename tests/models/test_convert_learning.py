@@ -53,7 +53,7 @@ def test_outer_gradients_are_of_first_order(name):
     weights, mixers, outputs = net.learnable_weights(), net.begin(2), []
     for start in range(0, 20, PERIOD):
         memory = read(net, ids[:, : start + 1])[1].memory  # as it stands when the segment begins
-        logits, mixers = net.run(effective(memory, weights), ids[:, start : start + PERIOD], mixers, None)
+        logits, _, mixers = net.run(effective(memory, weights), ids[:, start : start + PERIOD], mixers, None)
         outputs.append(logits)
     close(found, gradients(torch.cat(outputs, 1), parameters), tolerance=1e-5)  # some norms are in float32
     assert sum(bool(slope.any()) for slope in found) > 0.9 * len(found)

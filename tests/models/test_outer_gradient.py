@@ -149,7 +149,7 @@ def test_none_reaches_what_no_level_moves(name):
     for start in range(0, 20, PERIOD):
         memory = read(net, ids[:, : start + 1])[1].memory
         now = {**weights, **{n: w.detach() for n, w in effective(memory, weights).items()}}
-        logits, mixers = net.run(now, ids[:, start : start + PERIOD], mixers, None)
+        logits, _, mixers = net.run(now, ids[:, start : start + PERIOD], mixers, None)
         outputs.append(logits)
     expected = gradients(torch.cat(outputs, 1), list(parameters.values()))
     tolerance = 1e-9 if name.startswith("hope") else 1e-5

@@ -102,10 +102,13 @@ class Learner:
         return observation
 
     @torch.no_grad()
-    def evaluate(self, text: Text, user: str = "default", piece: int = 1024) -> Tensor:
-        """Losses `[L - 1]` in nats of a text read apart, with what the user's memory holds; nothing is learnt."""
+    def evaluate(self, text: Text, user: str = "default", piece: int = 1024, recall: bool = True) -> Tensor:
+        """Losses `[L - 1]` in nats of a text read apart, with what the user's memory holds; nothing is learnt.
+
+        recall: whether a model that has one may recall what came before in this text.
+        """
         ids = token_ids(text, self.tokenizer)[None].to(self.model.device)
-        cache, logits, found = HopeCache("off", self.memory(user)), None, []
+        cache, logits, found = HopeCache("off", self.memory(user), recalls=recall), None, []
         for part in ids.split(piece, dim=1):
             out = self.model(part, past_key_values=cache, use_cache=True)
             losses, logits = next_token_losses(out.logits, part, logits)

@@ -115,7 +115,7 @@ class _Reading:
         for text in self.texts:
             own, self.mixers = self.model.begin(1), self.model.begin(1)
             for tokens in text[None].to(self.model.device).split(period, dim=1):
-                logits, own = run(self.model, self.weights, tokens, own, None)
+                logits, _, own = run(self.model, self.weights, tokens, own, None)
                 yield tokens, _log_probabilities(logits)
 
 
@@ -140,7 +140,7 @@ def _distil(
     with torch.enable_grad():
         weights = {name: weight.requires_grad_() for name, weight in _weights(model, memory).items()}
         with model.watch(None) as seen, model.listen() as said:
-            logits, mixers = run(model, weights, tokens, mixers, None)
+            logits, _, mixers = run(model, weights, tokens, mixers, None)
         loss = F.kl_div(_log_probabilities(logits), wanted, log_target=True, reduction="sum")
         gradients, felt = slopes(loss, weights, said, blocks(model.levels, model.moves), None)
     count = torch.full((1,), tokens.shape[1], device=tokens.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from nestling.levels import FastWeights
+from nestling.models.recall import Recent
 from nestling.ops import State
 from nestling.ops.state import tree_map
 
@@ -44,18 +45,21 @@ class HopeCache(Cache):
     """The cache of `HopeForCausalLM`.
 
     session: the context: attention's keys and values, the states of self-modifying Titans, the unfinished segment.
+    recent: the context's last predictions, of a model with a recall (`nestling.models.recall`).
     memory: what the levels have learnt (`nestling.levels.FastWeights`), or None before anything was. It can be put
         into a new cache: that cache has read no token, and knows what the memory knows.
     learning: "context" moves the levels while reading; "off" reads with what the memory holds and moves nothing.
+    recalls: whether a model that has a recall asks it.
     """
 
-    def __init__(self, learning: str = "context", memory: FastWeights | None = None) -> None:
+    def __init__(self, learning: str = "context", memory: FastWeights | None = None, recalls: bool = True) -> None:
         if learning not in MODES:
             raise ValueError(f"learning={learning!r} is no mode of a cache; choose 'context' or 'off'")
         self._counter = _Counter()
         super().__init__(layers=[self._counter])
-        self.learning, self.memory = learning, memory
+        self.learning, self.memory, self.recalls = learning, memory, recalls
         self.session: Session | None = None
+        self.recent: Recent | None = None
 
     def advance(self, columns: int) -> None:
         """Count the columns of a call, padding included, as `generate` does."""
@@ -66,19 +70,20 @@ class HopeCache(Cache):
 
         columns: how many it has counted, None for as many as this one. With 0 `generate` asks for a mask of its prompt alone.
         """
-        other = HopeCache(self.learning, self.memory)
-        other.session = self.session
+        other = HopeCache(self.learning, self.memory, self.recalls)
+        other.session, other.recent = self.session, self.recent
         other.advance(self._counter.columns if columns is None else columns)
         return other
 
     def detach(self) -> HopeCache:
         """Cut the outer gradient here, as truncated backpropagation through time does between two calls."""
-        self.session, self.memory = tree_map(Tensor.detach, (self.session, self.memory))
+        held = self.session, self.recent, self.memory
+        self.session, self.recent, self.memory = tree_map(Tensor.detach, held)
         return self
 
     def reset(self) -> None:
         """End the context. The memory stays."""
-        self.session = None
+        self.session = self.recent = None
         self._counter.columns = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -90,12 +95,13 @@ class HopeCache(Cache):
             self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Rows in the order of `indices`, in the session and in the memory."""
+        """Rows in the order of `indices`, in everything that is held."""
 
         def pick(t: Tensor) -> Tensor:
             return t.index_select(0, indices.to(t.device))
 
-        self.session, self.memory = tree_map(pick, self.session), tree_map(pick, self.memory)
+        held = self.session, self.recent, self.memory
+        self.session, self.recent, self.memory = tree_map(pick, held)
 
     def crop(self, tokens_to_remove: int) -> None:
         raise ValueError(

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from nestling.levels import Level, StepOf, as_levels, nested
 from nestling.memory.zoo import ZOO
+from nestling.models.recall import as_recall
 
 MIXERS = ("self_modifying_titans", "attention", *ZOO)
 OF_SOME = {  # settings that mean nothing to other mixers
@@ -73,6 +74,7 @@ class HopeConfig(PreTrainedConfig):
         also "blocks", every linear map of a block; or "all", the output head too (where it is tied to the embedding, only
         its work as a head changes).
     intermediate_size: hidden width of the MLP (over its whole chain); None is 8/3 of hidden_size, rounded to 8 a part.
+    recall: a `nestling.Recall` (or its plain data), which keeps the last predictions as they were; None has none.
     sliding_window: how many tokens attention sees, itself included; None is all. Of "omeganet" and "atlas", the tokens that a step
         is taken for.
     memory_hidden: hidden width of each deep memory, per head; None is the head width (four times that in "ttt_mlp").
@@ -102,6 +104,7 @@ class HopeConfig(PreTrainedConfig):
     learning: str = "context"
     outer_gradient: str = "first-order"
     learnt: str | list | tuple = "mlp"
+    recall: Any = None
     sliding_window: int | None = None
     rope_theta: float = 10_000.0
     memory_hidden: int | None = None
@@ -136,6 +139,8 @@ class HopeConfig(PreTrainedConfig):
             raise ValueError(f"unknown configuration key {sorted(unknown)}; HopeConfig knows {', '.join(allowed)}")
         levels = as_levels(self.levels or [])
         self.levels = [level.to_dict() for level in levels]
+        recall = as_recall(self.recall)
+        self.recall = recall and recall.to_dict()
         if self.intermediate_size is None:
             parts = len(levels) if self.level_variant != "superposed" and levels else 1
             self.intermediate_size = max(8, round(self.hidden_size * 8 / 3 / parts / 8) * 8) * parts

@@ -26,6 +26,7 @@ from nestling.memory.zoo import ZOO
 from nestling.models.cache import HopeCache, Session
 from nestling.models.config import HopeConfig
 from nestling.models.learning import LearningModel, Rows, one_of
+from nestling.models.recall import as_recall
 
 HEAD = "lm_head.weight"
 
@@ -178,7 +179,7 @@ class HopeForCausalLM(HopePreTrainedModel, LearningModel):
         super().__init__(config)
         self.model = HopeModel(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.levels = config.level_objects()
+        self.levels, self.recall = config.level_objects(), as_recall(config.recall)
         head = [HEAD] if config.learnt == "all" else []
         self.moves = [names + head for names in self.model.stack.moves(config.learnt)]
         self.post_init()
@@ -191,10 +192,10 @@ class HopeForCausalLM(HopePreTrainedModel, LearningModel):
 
     def run(
         self, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         stack = {name: weight for name, weight in weights.items() if name != HEAD}
         hidden, mixers = functional_call(self.model.stack, stack, (self.embed(ids), mixers, lengths))
-        return self.head(hidden, weights), mixers
+        return self.head(hidden, weights), hidden, mixers
 
     def head(self, hidden: Tensor, weights: dict[str, Tensor]) -> Tensor:
         """`[B, L, D] -> [B, L, V]`, with the head in `weights` where there is one."""
@@ -207,11 +208,11 @@ class HopeForCausalLM(HopePreTrainedModel, LearningModel):
     def begin(self, batch: int) -> tuple[Any, ...]:
         return self.model.stack.init_state(batch)
 
-    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> Tensor:
+    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> tuple[Tensor, Tensor]:
         x = x if x.is_floating_point() else self.embed(x)
-        hidden = rows.back(self.model.read(rows.align(x), rows.lengths, cache))
+        hidden = rows.back(self.model.read(rows.align(x), rows.lengths, cache))[:, keep]
         weights = effective(cache.memory or (), {HEAD: self.lm_head.weight})
-        return self.head(hidden[:, keep], weights)
+        return self.head(hidden, weights), hidden
 
     def level_optimizer(self) -> LevelOptimizer:
         return LevelOptimizer(self.model.stack, self.levels, self.moves)

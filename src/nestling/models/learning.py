@@ -25,6 +25,7 @@ from nestling.levels import (
 )
 from nestling.models import reading
 from nestling.models.cache import HopeCache
+from nestling.models.recall import Recall, Recent, nothing_yet, recalled
 from nestling.models.segment import IGNORED
 from nestling.models.stream import Stream
 from nestling.models.tokens import Tokens
@@ -33,13 +34,14 @@ from nestling.models.tokens import Tokens
 class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
     """A causal language model whose levels move while it reads; its cache is a `HopeCache`.
 
-    A subclass has `levels` and `moves` (for each level the names of the weights it moves), and says how to read: `begin`,
+    A subclass has `levels`, `moves` (for each level the names of the weights it moves) and `recall`, and says how to read: `begin`,
     `run` and `recite`. It gets `forward` and `generate`.
     """
 
     generate: Callable[..., Any]  # as inherited, whose type asks for attributes that a model need not have
     levels: list[Level]
     moves: list[list[str]]
+    recall: Recall | None
 
     def learnable_weights(self) -> dict[str, Tensor]:
         """The weights that levels may move, `[out, in]` by name. Levels start from them."""
@@ -66,12 +68,16 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
 
     def run(
         self, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
-    ) -> tuple[Tensor, tuple[Any, ...]]:
-        """Logits of left-aligned tokens `[B, L]`, and the mixers' states after them, with `weights` for the model's own."""
+    ) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+        """Logits of left-aligned tokens `[B, L]`, what the head was given `[B, L, D]`, and the mixers' states after them, with
+        `weights` for the model's own.
+        """
         raise NotImplementedError
 
-    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> Tensor:
-        """Logits `[B, keep, V]` of ids or embeddings, with what the cache's memory holds; nothing is learnt."""
+    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, keep, V]` of ids or embeddings, with what the cache's memory holds, and what the head was given `[B, keep, D]`;
+        nothing is learnt.
+        """
         raise NotImplementedError
 
     def moving(self) -> Moving | None:
@@ -144,17 +150,22 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         cache = past_key_values or self.new_cache()
         keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        recall = self.recall if cache.recalls else None
         if cache.learning == "context":
             given = input_ids, lessons, attention_mask, position_ids
-            logits = self._learn(*given, cache, inputs_embeds, logits_to_keep)[:, keep]
+            logits, hidden = self._learn(*given, cache, inputs_embeds, 0 if recall else logits_to_keep)
+            logits = logits if recall else logits[:, keep]
         else:
             if lessons is not None:
                 raise ValueError(
                     "lessons were given, but this reading learns nothing; use learning='context', or leave them out"
                 )
             x = one_of(input_ids, inputs_embeds)
-            logits = self.recite(x, Rows(x, attention_mask, position_ids), cache, keep)
+            every = slice(None)
+            logits, hidden = self.recite(x, Rows(x, attention_mask, position_ids), cache, every if recall else keep)
             cache.advance(x.shape[1])
+        if recall:
+            logits = self._recalled(recall, logits, hidden, input_ids, attention_mask, cache)[:, keep]
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -164,8 +175,8 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
 
     def _learn(
         self, ids: Any, lessons: Any, mask: Any, positions: Any, cache: HopeCache, embeds: Any, keep: Any
-    ) -> Tensor:
-        """Logits `[B, L, V]`, of the last `keep` tokens at least."""
+    ) -> tuple[Tensor, Tensor]:
+        """Logits `[B, L, V]`, and what the head was given, of the last `keep` tokens at least."""
         if not self.levels:
             raise ValueError("learning='context' but the model has no levels; give the configuration levels")
         if ids is None or embeds is not None:
@@ -178,9 +189,27 @@ class LearningModel(PreTrainedModel, GenerationMixin, HasLevels):
             ids, lessons = (t.clone() if t.is_inference() else t for t in (ids, lessons))
             rows = Rows(ids, mask, positions)
             keep = keep if isinstance(keep, int) and rows.lengths is None else 0
-            logits = rows.back(reading.read(self, rows.align(ids), rows.align(lessons), rows.lengths, cache, keep))
+            found = reading.read(self, rows.align(ids), rows.align(lessons), rows.lengths, cache, keep)
+            logits, hidden = map(rows.back, found)
         cache.advance(ids.shape[1])
-        return logits
+        return logits, hidden
+
+    def _recalled(
+        self, recall: Recall, logits: Tensor, hidden: Tensor, ids: Tensor | None, mask: Tensor | None, cache: HopeCache
+    ) -> Tensor:
+        """The model's own predictions and those of its recall as one, `[B, L, V]`."""
+        if ids is None:
+            raise ValueError("a recall needs input_ids, since it keeps which token came; give them, or use recall=None")
+        rows, recent = Rows(ids, mask, None), cache.recent or self.nothing_recent(recall, len(ids))
+        logits, hidden, ids = map(rows.align, (logits, hidden, ids))
+        logits, cache.recent = recalled(recall, logits, hidden, ids, rows.lengths, recent)
+        return rows.back(logits)
+
+    def nothing_recent(self, recall: Recall, batch: int) -> Recent:
+        """What a recall has before the first token."""
+        head = self.get_output_embeddings()
+        assert head is not None  # every language model has one
+        return nothing_yet(recall, batch, head.get_parameter("weight"))
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

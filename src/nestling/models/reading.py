@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
 def read(
     model: LearningModel, ids: Tensor, lessons: Tensor, lengths: Tensor | None, cache: HopeCache, keep: int = 0
-) -> Tensor:
-    """Logits `[B, L, V]` of left-aligned tokens `[B, L]`; the cache's session and memory move on.
+) -> tuple[Tensor, Tensor]:
+    """Logits `[B, L, V]` of left-aligned tokens `[B, L]`, and what the head was given `[B, L, D]`; the cache's session and memory
+    move on.
 
     lessons: `[B, L]`, what is learnt to be predicted in each token's place, -100 for nothing.
     lengths: `[B]` int64 on the CPU, the real tokens of each row, None for all.
-    keep: how many of the last tokens' logits are wanted; those before may then be left out. 0 wants all.
+    keep: of how many of the last tokens both are wanted; those before may then be left out. 0 wants all.
     """
     batch, length = ids.shape
     period = model.levels[0].period
@@ -46,7 +47,7 @@ def read(
     if cache.memory is None:
         cache.memory = initial(model.levels, model.moves, model.learnable_weights(), batch)
     cache.memory = _for_rows(cache.memory, batch)
-    outputs = []
+    outputs: list[tuple[Tensor, ...]] = []
     cut = pieces(session.segment.count % period, lengths, length, period)
     for piece in cut:
         tokens, taught = piece.take(ids), piece.take(lessons)
@@ -54,13 +55,14 @@ def read(
         after = int(piece.start[0]) + piece.width
         if piece.uniform and piece.width == period and after < length:
             labels = lessons[:, after - period + 1 : after + 1]
-            logits, session = _read_and_learn(model, tokens, labels, session, cache)
+            *found, session = _read_and_learn(model, tokens, labels, session, cache)
         else:
-            logits, session = _read_on(model, tokens, taught, piece, session, cache)
+            *found, session = _read_on(model, tokens, taught, piece, session, cache)
         early = length - keep - int(piece.start[0]) if keep and piece.uniform else 0
-        outputs.append(logits[:, early:].clone() if early > 0 else logits)
+        outputs.append(tuple(x[:, early:].clone() if early > 0 else x for x in found))
     cache.session = session
-    return join(outputs, cut, length)
+    logits, hidden = (join([*parts], cut, length) for parts in zip(*outputs, strict=True))
+    return logits, hidden
 
 
 def _for_rows(memory: FastWeights, batch: int) -> FastWeights:
@@ -97,11 +99,11 @@ def flush(model: LearningModel, cache: HopeCache) -> None:
 
 def _read_on(
     model: LearningModel, tokens: Tensor, lessons: Tensor, piece: Piece, session: Session, cache: HopeCache
-) -> tuple[Tensor, Session]:
+) -> tuple[Tensor, Tensor, Session]:
     """Read a stretch inside a segment and remember its tokens and lessons."""
     assert session.segment is not None and cache.memory is not None
     lengths = None if piece.mask(tokens.device) is None else piece.count
-    logits, mixers = run(model, weights_now(model, cache.memory), tokens, session.mixers, lengths)
+    logits, hidden, mixers = run(model, weights_now(model, cache.memory), tokens, session.mixers, lengths)
     segment = session.segment
     places = segment.count[:, None] + torch.arange(piece.width)
     real = real_tokens(piece.count, piece.width)
@@ -112,16 +114,16 @@ def _read_on(
         return F.pad(old, (0, 1)).scatter(1, places, new)[:, :-1]
 
     tokens, lessons = kept(segment.tokens, tokens), kept(segment.lessons, lessons)
-    return logits, Session(mixers, Segment(tokens, lessons, segment.count + piece.count, segment.mixers))
+    return logits, hidden, Session(mixers, Segment(tokens, lessons, segment.count + piece.count, segment.mixers))
 
 
 def _read_and_learn(
     model: LearningModel, tokens: Tensor, labels: Tensor, session: Session, cache: HopeCache
-) -> tuple[Tensor, Session]:
+) -> tuple[Tensor, Tensor, Session]:
     """Read a whole segment, all of whose labels are here, and move the levels: one pass forward, one back."""
     assert session.segment is not None and cache.memory is not None
-    logits, mixers, cache.memory = learn_segment(model, tokens, labels, None, session.mixers, cache.memory)
-    return logits, Session(mixers, _empty_segment(session.segment, mixers))
+    logits, hidden, mixers, cache.memory = learn_segment(model, tokens, labels, None, session.mixers, cache.memory)
+    return logits, hidden, Session(mixers, _empty_segment(session.segment, mixers))
 
 
 def _learn_full(model: LearningModel, session: Session, cache: HopeCache, label: Tensor, coming: Tensor) -> Session:
@@ -154,7 +156,7 @@ def _learn(
         following = following.scatter(1, (count - 1).clamp_min(0)[:, None].to(tokens.device), last)
     # the outer gradient of what it says comes from when it was first read; only that of the update can be missing
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.outer_gradient == "second-order"):
-        return learn_segment(model, tokens, following, count, segment.mixers, memory)[2]
+        return learn_segment(model, tokens, following, count, segment.mixers, memory)[3]
 
 
 def calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) -> FastWeights:
@@ -174,7 +176,7 @@ def _calibrate(model: LearningModel, ids: Tensor, memory: FastWeights | None) ->
     for tokens, labels in zip(ids.split(period, dim=1), following.split(period, dim=1), strict=True):
         with torch.set_grad_enabled(any(level.feels for level in model.levels)), model.watch(None) as seen:
             with model.listen() as said:
-                logits, mixers = model.run(weights, tokens, mixers, None)
+                logits, _, mixers = model.run(weights, tokens, mixers, None)
             _, felt = slopes(taught(logits, labels), {}, said, cut, None) if said else ({}, {})
         mixers = tree_map(Tensor.detach, mixers)
         count = torch.full((ids.shape[0],), tokens.shape[1], device=ids.device)

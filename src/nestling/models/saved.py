@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def cache_tree(cache: HopeCache) -> dict[str, Any]:
     """Everything that a cache holds, as a tree of tensors."""
-    return {"memory": cache.memory, "session": cache.session, "columns": torch.tensor([cache.get_seq_length()])}
+    held = {"memory": cache.memory, "session": cache.session, "recent": cache.recent}
+    return held | {"columns": torch.tensor([cache.get_seq_length()])}
 
 
 def cache_from(model: LearningModel, tensors: dict[str, Tensor]) -> HopeCache:
@@ -27,6 +28,8 @@ def cache_from(model: LearningModel, tensors: dict[str, Tensor]) -> HopeCache:
     memory, session = below(tensors, "memory"), below(tensors, "session")
     cache = model.new_cache(with_tensors(_no_memory(model), memory) if memory else None)
     cache.session = with_tensors(_no_session(model, session), session) if session else None
+    if model.recall and (recent := below(tensors, "recent")):
+        cache.recent = with_tensors(model.nothing_recent(model.recall, batch=1), recent)
     cache.advance(int(tensors["columns"]))
     return cache
 

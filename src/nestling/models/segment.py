@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nestling.models.learning import LearningModel
 
 IGNORED = -100  # a label that teaches nothing, as in transformers
-Read = tuple[Tensor, tuple[Any, ...], FastWeights]
+Read = tuple[Tensor, Tensor, tuple[Any, ...], FastWeights]
 
 
 def learn_segment(
@@ -39,7 +39,7 @@ def learn_segment(
     mixers: tuple[Any, ...],
     memory: FastWeights,
 ) -> Read:
-    """Logits `[B, P, V]` of a segment, the mixers' states after it, and the levels when they have ticked.
+    """Logits `[B, P, V]` of a segment, what the head was given, the mixers' states after it, and the levels when they have ticked.
 
     tokens, labels: `[B, P]`, each token and what should follow it, -100 where nothing is taught.
     count: `[B]` int64 on the CPU, how many tokens of each row are judged (None: all).
@@ -75,16 +75,16 @@ def _learn(
         weights = {name: w if w.requires_grad else w.requires_grad_() for name, w in weights.items()}
         with model.watch(mask, exact) as seen, model.listen() as said:
             lengths = None if count is None or bool((count == tokens.shape[1]).all()) else count
-            logits, after = run(model, weights, tokens, mixers, lengths)
+            logits, hidden, after = run(model, weights, tokens, mixers, lengths)
         labels = labels if mask is None else labels.masked_fill(~mask, IGNORED)
         gradients, felt = slopes(taught(logits, labels), weights, said, blocks(model.levels, model.moves), outer)
     if outer is None:
-        logits, after = logits.detach(), tree_map(Tensor.detach, after)
+        logits, hidden, after = logits.detach(), hidden.detach(), tree_map(Tensor.detach, after)
     counted = torch.full((len(tokens),), tokens.shape[1]) if count is None else count
     with torch.set_grad_enabled(exact):
         lessons = (labels != IGNORED).sum(1)
         memory = step(model.levels, gather(memory, gradients, seen, counted.to(tokens.device), lessons, felt))
-    return logits, after, memory
+    return logits, hidden, after, memory
 
 
 def taught(logits: Tensor, labels: Tensor) -> Tensor | None:
@@ -122,7 +122,7 @@ def slopes(
 
 def run(
     model: LearningModel, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
-) -> tuple[Tensor, tuple[Any, ...]]:
+) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """`model.run`; where gradients of gradients are wanted, with the one kernel of attention that has them."""
     if model.config.outer_gradient != "second-order":
         return model.run(weights, ids, mixers, lengths)

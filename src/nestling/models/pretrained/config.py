@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from nestling.levels import Level, as_levels
 from nestling.models.config import LEARNING, check_outer_gradient
+from nestling.models.recall import as_recall
 
 FORMS = ("superposed", "chain", "dealt")
 ASSIGN = ("mlp", "last_quarter", "blocks", "all")
@@ -21,7 +22,7 @@ class ConvertedConfig(PreTrainedConfig):
     """Configuration of a model that `nestling.convert` made.
 
     text_config: the original model's configuration. architecture: the name of its class in transformers.
-    levels, assign, form, learning, window, outer_gradient: see `nestling.convert`.
+    levels, assign, form, learning, window, outer_gradient, recall: see `nestling.convert`.
 
     Unknown keys and values raise a ValueError.
     """
@@ -38,6 +39,7 @@ class ConvertedConfig(PreTrainedConfig):
     learning: str = "context"
     outer_gradient: str = "first-order"
     window: int | None = None
+    recall: Any = None
     use_cache: bool = True
     tie_word_embeddings: bool = False
 
@@ -49,6 +51,8 @@ class ConvertedConfig(PreTrainedConfig):
             given = dict(self.text_config)
             self.text_config = AutoConfig.for_model(given.pop("model_type"), **given)
         self.levels = [level.to_dict() for level in as_levels(self.levels or [])]
+        recall = as_recall(self.recall)
+        self.recall = recall and recall.to_dict()
         self.assign = list(self.assign) if not isinstance(self.assign, str) else self.assign
         for name, allowed in (("form", FORMS), ("learning", LEARNING)):
             if getattr(self, name) not in allowed:

@@ -12,6 +12,7 @@ from nestling.models.learning import LearningModel
 from nestling.models.pretrained.config import ConvertedConfig
 from nestling.models.pretrained.forms import Assign
 from nestling.models.pretrained.model import Converted, ConvertedForCausalLM, ConvertedModel
+from nestling.models.recall import Recall
 
 
 def convert(
@@ -22,6 +23,7 @@ def convert(
     learning: str | None = None,
     window: int | None = None,
     outer_gradient: str = "first-order",
+    recall: Recall | dict[str, Any] | None = None,
 ) -> Converted:
     """Give the weights of a pretrained model levels. With every learning rate 0 it says what it said, bit for bit.
 
@@ -69,6 +71,7 @@ def convert(
         "form": form,
         "learning": learning,
         "outer_gradient": outer_gradient,
+        "recall": recall,
         "window": _window(window, model, found[0].period, learning) if speaks else None,
     }
     kind = ConvertedForCausalLM if speaks else ConvertedModel

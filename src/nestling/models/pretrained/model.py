@@ -19,6 +19,7 @@ from nestling.models.pretrained.forms import shape
 from nestling.models.pretrained.merge import merge
 from nestling.models.pretrained.structure import adapted, matrix
 from nestling.models.pretrained.weights import in_place
+from nestling.models.recall import as_recall, given_to
 from nestling.ops.ragged import join, pieces
 
 
@@ -39,7 +40,7 @@ class Converted(PreTrainedModel):
         super().__init__(config)
         made = config.original_class()._from_config(config.text_config) if inner is None else inner
         assert isinstance(made, PreTrainedModel)
-        self.inner, self.levels = made, config.level_objects()
+        self.inner, self.levels, self.recall = made, config.level_objects(), as_recall(config.recall)
         if made.can_generate():
             self.generation_config = made.generation_config
         names = shape(made, len(self.levels), config.assign, config.form)
@@ -117,36 +118,40 @@ class ConvertedForCausalLM(Converted, LearningModel):
 
     def run(
         self, weights: dict[str, Tensor], ids: Tensor, mixers: tuple[Any, ...], lengths: Tensor | None
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         return self._run(weights, ids, mixers, lengths)
 
     def _run(
         self, weights: dict[str, Tensor], x: Tensor, mixers: tuple[Any, ...], lengths: Any, keep: Any = 0
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         if self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
             raise ValueError(
                 "gradient checkpointing would repeat a pass with other weights than it had; call eval() or "
                 "gradient_checkpointing_disable(), or use learning='parameter' without a cache"
             )
-        with in_place(self.maps, {name: weights[name] for name in weights if weights[name].dim() == 3}):
+        own = {name: weights[name] for name in weights if weights[name].dim() == 3}
+        with in_place(self.maps, own), given_to(self.get_output_embeddings()) as hidden:
             logits, past = attention.read(self.inner, x, lengths, mixers[0], self.config.window, keep)
-        return logits, (past,)
+        return logits, hidden[0], (past,)
 
-    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> Tensor:
+    def recite(self, x: Tensor, rows: Rows, cache: HopeCache, keep: slice | Tensor) -> tuple[Tensor, Tensor]:
         session = cache.session or Session(self.begin(len(x)))
         if session.segment is not None:
             raise ValueError("this cache learns; go on with learning='context', or begin one with learning='off'")
         weights, mixers = effective(cache.memory or (), self.learnable_weights()), session.mixers
         cut = pieces(mixers[0].position, rows.lengths, x.shape[1], self.config.window)
-        x, outputs = rows.align(x), []
+        x, outputs = rows.align(x), list[tuple[Tensor, Tensor]]()
         whole = len(cut) == 1 and rows.lengths is None
         for piece in cut:
             lengths = None if piece.mask(x.device) is None else piece.count
             wanted = _number(keep) if whole else 0
-            logits, mixers = self._run(weights, piece.take(x), mixers, lengths, wanted)
-            outputs.append(logits)
+            *found, mixers = self._run(weights, piece.take(x), mixers, lengths, wanted)
+            outputs.append((found[0], found[1]))
         cache.session = Session(mixers)
-        return outputs[0] if whole and _number(keep) else rows.back(join(outputs, cut, x.shape[1]))[:, keep]
+        if whole and _number(keep):
+            return outputs[0]
+        logits, hidden = (rows.back(join([*parts], cut, x.shape[1]))[:, keep] for parts in zip(*outputs, strict=True))
+        return logits, hidden
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `LearningModel.forward`. Without a cache and without learning it is the original's, which knows more options."""
