@@ -47,7 +47,7 @@ def test_an_update_is_the_gradient_of_the_models_own_loss(name, rows):
 @every_kind
 def test_outer_gradients_are_of_first_order(name):
     """To the outer gradient what was learnt is a constant added to the weights, segment by segment."""
-    net, ids = model(name, window=30), text(2, 20)
+    net, ids = model(name, window=30, recall=None), text(2, 20)
     parameters = list(net.parameters())
     found = gradients(net(ids).logits, parameters)
     weights, mixers, outputs = net.learnable_weights(), net.begin(2), []
@@ -62,7 +62,7 @@ def test_outer_gradients_are_of_first_order(name):
 @every_kind
 def test_after_a_window_attention_begins_anew(name):
     """What comes after it is read as a new text is, with what the levels have learnt; in every row at its own place."""
-    net, ids = model(name, window=2 * PERIOD), text(2, 4 * PERIOD)
+    net, ids = model(name, window=2 * PERIOD, recall=None), text(2, 4 * PERIOD)
     logits, _ = read(net, ids)
     _, cache = read(net, ids[:, : 2 * PERIOD + 1])
     fresh, _ = read(net, ids[:, 2 * PERIOD : 3 * PERIOD], HopeCache("off", cache.memory))

@@ -136,10 +136,8 @@ def test_first_order_is_second_order_with_the_inner_gradient_detached(name):
 @every_model
 def test_none_reaches_what_no_level_moves(name):
     """Of the weights that levels move nothing; of the others what a model has whose moved weights are constants."""
-    net, ids = (
-        meta(name, "none", **({"learnt": "mlp"} if name in ("hope-attention", "hope-low-rank") else {})),
-        text(2, 20),
-    )
+    changes = {"learnt": "mlp"} if name in ("hope-attention", "hope-low-rank", "hope-recall") else {}
+    net, ids = meta(name, "none", recall=None, **changes), text(2, 20)
     parameters = dict(net.named_parameters())
     fixed = [
         n for n in parameters if any(n.endswith(moved) for moved in net.learnable_weights() if moved in net.moves[0])

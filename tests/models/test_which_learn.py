@@ -65,7 +65,8 @@ def test_blocks_that_learn(variant, learnt, blocks, tmp_path):
     net.save_pretrained(tmp_path)
     loaded = HopeForCausalLM.from_pretrained(tmp_path).double().eval()
     assert loaded.moves == net.moves
-    same(read(loaded, ids)[0], read(net, ids)[0])
+    same(loaded.state_dict(), net.state_dict())
+    close(read(loaded, ids)[0], read(net, ids)[0], tolerance=1e-12)  # products round by where in memory weights begin
 
 
 LEVELS = [Level(PERIOD, lr=0.3), Level(2 * PERIOD, lr=0.3)]

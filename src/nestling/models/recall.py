@@ -43,7 +43,7 @@ class Recall:
 
     window: int = 4096
     sharpness: float = 30.0
-    share: float = 0.5
+    share: float = 0.6
     prior: float = 0.03
 
     def __post_init__(self) -> None:

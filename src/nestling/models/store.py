@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,14 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write the file beside its place and move it there: a reader, or a crash, sees the old file or the new one.
 
-    A tensor that stands under several names is written once, and is one tensor again when it is read.
+    A tensor that stands under several names is written once, and is one tensor again when it is read. One whose numbers lie in
+    another order than its rows has it again, too: products round by it, and what goes on from a file goes on bit for bit.
     """
     first: dict[int, str] = {}
     same = {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
     same = {name: other for name, other in same.items() if name != other}
-    metadata = {**metadata, "same": json.dumps(same)}
+    strides = {n: t.stride() for n, t in tensors.items() if n not in same and not t.is_contiguous()}
+    metadata = {**metadata, "same": json.dumps(same), "strides": json.dumps(strides)}
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +80,19 @@ def read(path: str | Path, model_fingerprint: str) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no dict
+        strides = json.loads(metadata.get("strides", "{}"))
+        tensors = {name: _laid_out(tensor, strides.get(name, tensor.stride())) for name, tensor in tensors.items()}
         tensors |= {name: tensors[other] for name, other in json.loads(metadata.get("same", "{}")).items()}
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        IndexError,
+        TypeError,
+    ) as error:
         raise UserError(f"{path} is no memory file, or is truncated ({error}); restore it from a copy") from None
     if metadata.get("format") not in READABLE:
         raise UserError(
@@ -89,3 +103,10 @@ def read(path: str | Path, model_fingerprint: str) -> dict[str, Tensor]:
             f"{path} is the memory of another model or configuration; load the model that it was saved with"
         )
     return tensors
+
+
+def _laid_out(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+    """The same numbers in memory of their own, in the order that strides say; along those of 0 there is one."""
+    one = tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]
+    own = torch.empty_strided(one.shape, [max(stride, 1) for stride in strides], dtype=tensor.dtype)
+    return own.copy_(one).expand(tensor.shape)

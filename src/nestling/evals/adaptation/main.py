@@ -88,5 +88,5 @@ def _once(architecture: str, seed: int, folder: Path, size: Size, name: str, set
         model, _ = ready(architecture, seed, folder, size.models)
         return run(contender.make(model, data.sample, setting), data)
 
-    given = f"{name} {setting} {size} {contender.levels}"
+    given = f"{name} {setting} {size} {contender.levels}" + (f" {contender.recall}" if contender.recall else "")
     return kept(place_of(architecture, seed, folder), given, make)

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from nestling.evals.demo import setup as demo
 from nestling.levels import Level
 from nestling.memory import RetainPredictions
+from nestling.models import Recall
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 PERIOD = demo.PERIOD  # tokens between two steps of every method
-# rules and rates: the best on another stream (docs/LOG.md)
+# rules, rates and the recall's settings: the best on another stream (docs/LOG.md)
 FAST = Level(PERIOD, lr=16.0, rule=RetainPredictions(0.3, 0.3), reset="context", clip=0.5)
 SLOW = Level(PERIOD, lr=32.0, rule=RetainPredictions(0.1, 0.1), clip=0.5)
+RECALL = Recall()
 
 
 @dataclass(frozen=True)
