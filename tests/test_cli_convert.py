@@ -95,6 +95,10 @@ def bad_inputs(place: Path) -> dict[str, tuple[list[str], str]]:
         "broken weights": ([*convert, str(place / "broken")], "cannot be loaded"),
         "short context": ([*convert, str(place / "short")], "period, 256, is longer than the model's 64 positions"),
         "converted twice": ([*convert, model, "--levels", level], "has levels already"),
+        "no recall": (
+            [*convert, llama, "--levels", level, "--recall", "0"],
+            "window=0 of a recall must be a whole number",
+        ),
         "unknown form": ([*convert, llama, "--levels", level, "--form", "pile"], "form='pile' is unknown"),
         "unknown map": ([*convert, llama, "--levels", level, "--assign", '["nose"]'], "names ['nose']"),
         "unknown block": ([*convert, llama, "--levels", level, "--assign", "[9]"], "block 9"),

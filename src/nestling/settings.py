@@ -101,6 +101,7 @@ class ModelSettings:
         levels: from fast to slow.
         level_variant: superposed, sequential, nested or independent.
         learnt: all, blocks, mlp, last_quarter, or block numbers.
+        recall: how many of the last predictions are kept as they were; none keeps none. See `nestling.Recall`.
     """
 
     mixer: str = "self_modifying_titans"
@@ -114,10 +115,12 @@ class ModelSettings:
     levels: list[LevelSettings] = field(default_factory=two_levels)
     level_variant: str = "superposed"
     learnt: str | list[int] = "all"
+    recall: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Arguments of `nestling.HopeConfig`."""
         settings = {**asdict(self), "levels": [level.to_dict() for level in self.levels]}
+        settings["recall"] = None if self.recall is None else {"window": self.recall}
         if self.mixer == "attention":
             del settings["memory_hidden"]
         return settings

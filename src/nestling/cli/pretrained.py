@@ -15,6 +15,7 @@ def convert(
     assign: str | list[int] | list[str] = "mlp",
     form: str = "superposed",
     window: int | None = None,
+    recall: int | None = None,
 ) -> None:
     """Make a pretrained transformers model one that keeps learning, and save it.
 
@@ -25,6 +26,7 @@ def convert(
         assign: what learns: mlp, last_quarter, blocks, all, a list of block numbers, or of names of linear maps.
         form: superposed, chain or dealt; see nestling.convert.
         window: tokens after which attention begins anew; none is all positions that the model has.
+        recall: how many of the last predictions are kept as they were, beside what levels learn, and asked; none keeps none.
     """
     quiet()
     from nestling import models
@@ -32,7 +34,8 @@ def convert(
     refuse_to_overwrite(out)
     network, tokenizer = load(model)
     given = [level.to_dict() for level in (two_levels() if levels is None else levels)]
-    converted = models.convert(network, given, assign, form, window=window)
+    kept = None if recall is None else models.Recall(window=recall)
+    converted = models.convert(network, given, assign, form, window=window, recall=kept)
     converted.save_pretrained(out)
     tokenizer.save_pretrained(out)
     moved = sum(weight.numel() for weight in converted.learnable_weights().values())

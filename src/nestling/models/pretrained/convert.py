@@ -35,6 +35,7 @@ def convert(
         "chain" - each MLP is followed by a member for every level but the slowest, which owns the pretrained MLP itself (with
         `lr=0.0` it stays as it is). Members begin as the identity. A chain that has learnt cannot be merged.
         "dealt" - of every k consecutive blocks, the MLP of the first is the fastest level's, that of the last the slowest's.
+    recall: a `nestling.Recall`, which keeps the last predictions as they were and asks them; not of a model without a next token.
     learning: as in `nestling.HopeConfig`; None is "context" for a language model, "parameter" for any other.
     window: tokens after which attention begins anew, a multiple of the fastest period; None is all positions the model has.
         It bounds the memory of a stream.
@@ -61,6 +62,8 @@ def convert(
         raise ValueError(
             f"{type(model).__name__} predicts no next token, which learning='context' learns from; use learning='parameter'"
         )
+    if recall and not speaks:
+        raise ValueError(f"{type(model).__name__} predicts no next token, which a recall keeps; leave recall out")
     learning = learning or ("context" if speaks else "parameter")
     settings: dict[str, Any] = {
         "text_config": model.config,
