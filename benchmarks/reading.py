@@ -8,7 +8,7 @@ learning rate 0 the converted model says what the original says, bit for bit, an
 
 Learning must cost at most 4.5 times: it is the forward pass, one backward pass, the last segment of every call once more (its label
 comes with the next call), and the steps. Bytes a user are those of what the levels hold, and of the session (keys and values
-of attention, the unfinished segment).
+of attention, the unfinished segment, what a recall keeps).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nestling.levels import Level
 from nestling.memory import RetainPredictions, RetainSeen
-from nestling.models import ConvertedForCausalLM, HopeCache, convert
+from nestling.models import ConvertedForCausalLM, HopeCache, Recall, convert
 from nestling.ops.state import nbytes
 
 MOST = 4.5
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = _arguments()
     torch.manual_seed(0)
     _parity(arguments)
-    models = {name: _model(levels, arguments) for name, levels in _kinds(arguments.period).items()}
+    models = {name: _model(*kind, arguments) for name, kind in _kinds(arguments.period).items()}
     ids = torch.randint(SHAPE["vocab_size"], (1, arguments.tokens), device=arguments.device)
     size = sum(p.numel() for p in next(iter(models.values())).parameters())
     print(
@@ -50,13 +50,13 @@ def main() -> None:
     seconds, caches = _measure(models, ids, arguments)
     still = seconds["not learning"]
     for name, taken in seconds.items():
-        memory, session = (_bytes(part) for part in (caches[name].memory, caches[name].session))
+        memory, session = (nbytes(part) for part in (caches[name].memory, (caches[name].session, caches[name].recent)))
         cost = f"{taken / still:6.2f}x {'' if taken / still <= MOST else f'above {MOST}'}"
         print(f"{name:34} {ids.numel() / taken:10,.0f} tokens/s {cost:9} {memory:12,} + {session:,} bytes a user")
 
 
-def _kinds(period: int) -> dict[str, list[Level]]:
-    """Levels by the name of their row; the first row does not learn."""
+def _kinds(period: int) -> dict[str, tuple[list[Level], Recall | None]]:
+    """Levels, and a recall or none, by the name of their row; the first row does not learn."""
     fast, slow = (
         Level(period, lr=0.1, clip=0.5, reset="context"),
         Level(8 * period, lr=1.0, clip=0.5, rule=RetainSeen()),
@@ -66,7 +66,7 @@ def _kinds(period: int) -> dict[str, list[Level]]:
     def predicting(block: int | None) -> list[Level]:
         return [replace(level, rule=RetainPredictions(block=block)) for level in (fast, slow)]
 
-    return {
+    kinds = {
         "not learning": [fast],
         "one level": [fast],
         "one level, rank 8": low[:1],
@@ -76,6 +76,10 @@ def _kinds(period: int) -> dict[str, list[Level]]:
         "the same, in blocks of 128": predicting(128),
         "the same, in blocks of 64": predicting(64),
     }
+    recalling = {
+        f"{name}, and a recall": (kinds[name], Recall()) for name in ("one level", "two levels, the slow one retains")
+    }
+    return {name: (levels, None) for name, levels in kinds.items()} | recalling
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,12 +91,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _model(levels: list[Level], arguments: argparse.Namespace) -> ConvertedForCausalLM:
+def _model(levels: list[Level], recall: Recall | None, arguments: argparse.Namespace) -> ConvertedForCausalLM:
     """The same weights, whatever the levels."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         llama = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
-    found = convert(llama.to(arguments.device).eval(), levels, arguments.assign)
+    found = convert(llama.to(arguments.device).eval(), levels, arguments.assign, recall=recall)
     assert isinstance(found, ConvertedForCausalLM)
     return found
 
@@ -109,10 +113,10 @@ def _read(model: ConvertedForCausalLM, ids: Tensor, call: int, cache: HopeCache)
 def _parity(arguments: argparse.Namespace) -> None:
     """Raise unless rate 0 is the original bit for bit, and calls of any size learn the same."""
     ids = torch.randint(SHAPE["vocab_size"], (1, 3 * 16 + 5), device=arguments.device)
-    still = _model([Level(16)], arguments)
+    still = _model([Level(16)], None, arguments)
     with torch.no_grad():
         assert torch.equal(still(ids).logits, still.inner(ids).logits)
-    model = _model([Level(16, lr=0.1)], arguments)
+    model = _model([Level(16, lr=0.1)], None, arguments)
     whole, parts = (_read(model, ids, call, model.new_cache()) for call in (len(ids[0]), 11))
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
     assert not torch.equal(whole, still(ids).logits[:, -1])
@@ -134,10 +138,6 @@ def _measure(
             _wait(arguments.device)
             seconds[name].append(time.perf_counter() - begun)
     return {name: statistics.median(times[1:]) for name, times in seconds.items()}, caches
-
-
-def _bytes(state: Any) -> int:
-    return nbytes(state)
 
 
 def _wait(device: str) -> None:

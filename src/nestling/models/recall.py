@@ -113,10 +113,11 @@ def recalled(
 def _mixed(recall: Recall, logits: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
     """keys: `[B, W + n, D]`, the last n of them those of the logits `[B, n, V]`. tokens: `[B, W + n]`, what came after."""
     window, exact = recall.window, torch.promote_types(logits.dtype, torch.float32)
-    keys = keys.to(exact)
-    age = torch.arange(keys.shape[1] - window)[:, None] + window - torch.arange(keys.shape[1])
-    seen = ((age >= 1) & (age <= window)).to(keys.device) & (tokens >= 0)[:, None]
-    alike = torch.exp(recall.sharpness * (keys[:, window:] @ keys.mT - 1)).masked_fill(~seen, 0.0)
+    keys, places = keys.to(exact), torch.arange(keys.shape[1], device=keys.device)
+    now = places[window:, None]
+    seen = (places < now) & (places >= now - window) & (tokens >= 0)[:, None]
+    below = keys.new_full((1, 1, 1), -recall.sharpness)
+    alike = torch.baddbmm(below, recall.sharpness * keys[:, window:], keys.mT).exp().masked_fill(~seen, 0.0)
     total = alike.sum(-1, keepdim=True)
     each = tokens.clamp_min(0)[:, None].expand_as(alike)
     evidence = torch.zeros_like(logits, dtype=exact).scatter_add(-1, each, alike)

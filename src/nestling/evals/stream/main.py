@@ -16,9 +16,10 @@ import torch
 from nestling.errors import UserError
 from nestling.evals.runs import where, write
 from nestling.evals.stream import read as reader
-from nestling.evals.stream.setup import SIZES, Size, config
+from nestling.evals.stream.needles import answers, hidden, lessons
+from nestling.evals.stream.setup import SIZES, Size, config, training
 from nestling.models import HopeForCausalLM
-from nestling.train import wikitext2
+from nestling.train import byte_tokenizer, encode, train, wikitext2
 from nestling.train.corpora import war_and_peace
 
 Say = Callable[[str], None]
@@ -35,13 +36,23 @@ def stream(size_name: str, out: str, say: Say) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     text = text_of(size, folder)
     if not (folder / "model" / "config.json").exists():
-        torch.manual_seed(0)
-        HopeForCausalLM(config()).save_pretrained(folder / "model")
+        say(f"training on {size.lessons:,} bytes, in which numbers return")
+        trained(size).save_pretrained(folder / "model")
     read(size, folder, text, size.tokens, "stream", size.kills, say)
     read(size, folder, text, size.prefix, "prefix", 0, say)
     results = results_of(size, folder)
     write(Path(out) / "results.json", results)
     return results
+
+
+def trained(size: Size) -> HopeForCausalLM:
+    """The model that reads; its levels stand still while it is trained."""
+    torch.manual_seed(0)
+    model = HopeForCausalLM(config())
+    model.config.learning = "off"
+    train(model, encode(byte_tokenizer(), lessons(size.lessons)), training(size))
+    model.config.learning = "context"
+    return model
 
 
 def results_of(size: Size, folder: Path) -> dict[str, Any]:
@@ -54,20 +65,22 @@ def results_of(size: Size, folder: Path) -> dict[str, Any]:
         "periods": [level.period for level in model.levels],
         "tokens": size.tokens,
         "every": size.every,
+        "window": model.recall.window if model.recall else 0,
         "stream": lines(folder / "stream.log"),
         "prefix": lines(folder / "prefix.log"),
+        "needles": answers(model, model.stream([], folder / "stream.safetensors").cache),
     }
 
 
 def text_of(size: Size, folder: Path) -> Path:
-    """A file to read: War and Peace and after it WikiText-2, from the beginning."""
+    """A file to read: War and Peace and after it WikiText-2, from the beginning, with needles near the end."""
     path = folder / "text.txt"
     if not path.exists():
         book = war_and_peace(size.tokens)
         whole = (book + wikitext2("train"))[: size.tokens] if len(book) < size.tokens else book
         if len(whole) < size.tokens:
             raise UserError(f"the texts have {len(whole)} characters, and {size.tokens} are read; give both whole")
-        path.write_text(whole, encoding="utf-8")
+        path.write_text(hidden(whole), encoding="utf-8")
     return path
 
 

@@ -13,6 +13,7 @@ import torch
 
 from nestling.evals.resident import peak, resident
 from nestling.models import HopeForCausalLM
+from nestling.models.saved import cache_tree
 from nestling.models.stream import Stream
 from nestling.ops.state import named_tensors
 from nestling.train import byte_tokenizer, file_tokens
@@ -43,9 +44,7 @@ def read(model: str, text: str, checkpoint: str, log: str, tokens: int, every: i
 def digest(stream: Stream) -> str:
     """SHA-256 of everything that the stream carries on."""
     found, cache = hashlib.sha256(), stream.cache
-    for name, tensor in named_tensors(
-        {"memory": cache.memory, "session": cache.session, "next": stream.logits}
-    ).items():
+    for name, tensor in named_tensors(cache_tree(cache) | {"next": stream.logits}).items():
         found.update(name.encode())
         found.update(tensor.detach().cpu().numpy().tobytes())
     return found.hexdigest()

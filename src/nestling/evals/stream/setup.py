@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nestling.levels import Level
-from nestling.models import HopeConfig
+from nestling.models import HopeConfig, Recall
+from nestling.settings import TrainConfig
 
 PERIOD = 1024
 
@@ -15,16 +16,18 @@ class Size:
     """How much, in bytes (a token is a byte).
 
     tokens: of the stream. every: between two checkpoints. kills: how often the process that reads is killed. prefix: of the
-    same stream, read once more and never interrupted, to compare with; the first kill is within it.
+    same stream, read once more and never interrupted, to compare with; the first kill is within it. lessons: that the model is
+    trained on before.
     """
 
     tokens: int = 10_000_000
     every: int = 50_000
     kills: int = 3
     prefix: int = 300_000
+    lessons: int = 400_000
 
 
-SIZES = {"quick": Size(65_536, 8_192, 1, 40_960), "default": Size()}
+SIZES = {"quick": Size(65_536, 8_192, 1, 40_960, 16_384), "default": Size()}
 
 
 def config() -> HopeConfig:
@@ -43,4 +46,10 @@ def config() -> HopeConfig:
         levels=[Level(PERIOD, lr=0.1, clip=0.5), Level(8 * PERIOD, lr=0.1, clip=0.5)],
         level_variant="superposed",
         learnt="last_quarter",
+        recall=Recall(window=2048),
     )
+
+
+def training(size: Size) -> TrainConfig:
+    """How it is trained: through its recall, over windows in which numbers return."""
+    return TrainConfig(tokens=size.lessons, batch_size=4, length=512, lr=4e-3)

@@ -1,0 +1,111 @@
+"""Needles at the end of the stream: what was read once is asked for, and texts to learn that from, of other needles."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import torch
+
+from nestling.models import HopeCache, HopeForCausalLM
+from nestling.train import byte_tokenizer, encode, english_prose
+
+LEARNT = (
+    "castle",
+    "river",
+    "garden",
+    "station",
+    "market",
+    "tower",
+    "chapel",
+    "school",
+    "forest",
+    "island",
+    "valley",
+    "temple",
+)
+LEARNT += (
+    "palace",
+    "museum",
+    "library",
+    "theatre",
+    "factory",
+    "hospital",
+    "prison",
+    "farm",
+    "cottage",
+    "stable",
+    "cellar",
+    "kitchen",
+)
+LEARNT += (
+    "tunnel",
+    "canal",
+    "meadow",
+    "orchard",
+    "quarry",
+    "windmill",
+)  # names that training knows; others are asked for
+ASKED = {"lighthouse": 100, "harbour": 400, "mill": 700, "bridge": 1000, "brewery": 1900, "lantern": 4000}
+GAP = 120  # bytes between two needles of a lesson, at most
+
+
+def question(name: str) -> str:
+    """What comes before a number, when it is told and when it is asked for."""
+    return f"\nThe number of the {name} is "
+
+
+def number(random: Random) -> str:
+    """Five digits."""
+    return "".join(random.choices("0123456789", k=5))
+
+
+def lessons(size: int, seed: int = 0) -> str:
+    """English prose, between which numbers are told: of three, one is new, and the others are those of the last few names again."""
+    random, prose = Random(seed), english_prose()
+    parts, told, place = [], dict[str, str](), random.randrange(len(prose) // 2)
+    while sum(map(len, parts)) < size:
+        after = place + random.randrange(10, GAP)
+        name = random.choice([*told] if told and random.random() < 2 / 3 else LEARNT)
+        value = told.pop(name, None) or number(random)
+        told = dict([*told.items(), (name, value)][-4:])
+        parts.append(f"{prose[place:after]}{question(name)}{value}.\n")
+        place = after % (len(prose) - GAP)
+    return "".join(parts)
+
+
+def hidden(text: str, seed: int = 0) -> str:
+    """The text with the needles of `ASKED` written over it, each so many characters before the end."""
+    for name, value in values(seed).items():
+        needle, place = f"{question(name)}{value}.\n", len(text) - ASKED[name]
+        text = text[:place] + needle + text[place + len(needle) :]
+    return text
+
+
+def values(seed: int = 0) -> dict[str, str]:
+    """The number of each name that is asked for."""
+    random = Random(seed)
+    return {name: number(random) for name in ASKED}
+
+
+def answers(model: HopeForCausalLM, cache: HopeCache) -> list[dict[str, Any]]:
+    """Of each needle its distance and number, and what is said when it is asked for: as the model is, and without its recall."""
+    return [
+        {"name": name, "distance": ASKED[name], "number": value}
+        | {key: said(model, cache, question(name), recalls) for key, recalls in (("said", True), ("without", False))}
+        for name, value in values().items()
+    ]
+
+
+@torch.no_grad()
+def said(model: HopeForCausalLM, cache: HopeCache, asked: str, recalls: bool) -> str:
+    """Five characters, greedily."""
+    tokenizer, now = byte_tokenizer(), cache.copy(columns=0)
+    now.recalls = recalls
+    ids = encode(tokenizer, asked)[None]
+    mask, options = torch.ones_like(ids), {"min_new_tokens": 5, "max_new_tokens": 5, "do_sample": False}
+    out = model.generate(ids, attention_mask=mask, past_key_values=now, **options)
+    assert isinstance(out, torch.Tensor)
+    text = tokenizer.decode(out[0, ids.shape[1] :])
+    assert isinstance(text, str)  # a list of them only for a batch
+    return text
