@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from nestling.continual import Learner
 from nestling.errors import UserError
-from nestling.models import HopeCache
+from nestling.levels import Level
+from nestling.models import HopeCache, HopeConfig, HopeForCausalLM, Recall
 from nestling.train import byte_tokenizer, encode
 from tests.helpers import close, differ, named, same
 from tests.tiny import PERIOD, knowledge, model
@@ -228,3 +229,19 @@ def test_a_model_that_cannot_learn_while_reading_raises(name, changes):
     """The message says which setting to change."""
     with pytest.raises(ValueError, match="needs a HopeConfig with levels and learning='context'"):
         a_learner(name, **changes)
+
+
+def test_what_was_read_can_be_asked_for_where_the_stream_stands():
+    """With a recall a number that was read once is said when its sentence comes again; asking changes nothing."""
+    torch.manual_seed(0)
+    settings = {"mixer": "attention", "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 64}
+    recall = Recall(share=0.9, sharpness=1e4)  # nearly the one that is nearest
+    config = HopeConfig(**settings, levels=[Level(64, lr=0.01)], sliding_window=16, recall=recall)
+    learner = Learner(HopeForCausalLM(config), byte_tokenizer())
+    learner.observe("Nothing much has happened. The key of room 7 is 4F-19. After that nobody came by.")
+    before = learner.evaluate("After that")
+    assert learner.generate(" The key of room 7 is ", apart=False, max_new_tokens=5) == "4F-19"
+    assert learner.generate(" The key of room 7 is ", max_new_tokens=5) != "4F-19"
+    assert torch.equal(learner.evaluate("After that"), before)
+    answer = learner.generate("After", apart=False, max_new_tokens=3, user="nobody")
+    assert answer == learner.generate("After", max_new_tokens=3, user="nobody") and "nobody" not in learner.users()

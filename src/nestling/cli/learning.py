@@ -110,6 +110,7 @@ def generate(
     max_new_tokens: int = 200,
     temperature: float = 0.0,
     seed: int = 0,
+    apart: bool = True,
 ) -> None:
     """Continue a prompt, with what a memory holds.
 
@@ -120,6 +121,7 @@ def generate(
         max_new_tokens: how much to write.
         temperature: 0 always takes the likeliest token.
         seed: for temperatures above 0.
+        apart: whether the prompt is a context of its own; false goes on from where the memory's text stands, and recalls it.
     """
     quiet()
     import torch
@@ -137,7 +139,7 @@ def generate(
         learner = Learner(network, tokenizer)
         if memory:
             learner.load(memory)
-        print(prompt + learner.generate(prompt, max_new_tokens=max_new_tokens, **sampling))
+        print(prompt + learner.generate(prompt, apart=apart, max_new_tokens=max_new_tokens, **sampling))
         return
     if memory:
         raise UserError(f"{model} has no levels and keeps no memory; leave --memory out")

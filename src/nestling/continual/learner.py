@@ -116,13 +116,17 @@ class Learner:
         return torch.cat(found)
 
     @torch.no_grad()
-    def generate(self, prompt: str, user: str = "default", **options: Any) -> str:
+    def generate(self, prompt: str, user: str = "default", apart: bool = True, **options: Any) -> str:
         """Continue a prompt with what the user's memory holds; `options` are those of transformers' `generate`.
 
-        The prompt is a context of its own, and nothing is learnt from it or from the answer: `observe` learns.
+        apart: whether the prompt is a context of its own. False goes on from where the user's stream stands, with what is attended to
+            and recalled there.
+
+        Nothing is kept of the prompt and of the answer: `observe` learns.
         """
         ids = token_ids(prompt, self.tokenizer)[None].to(self.model.device)
-        cache = HopeCache("off", self.memory(user))
+        going_on = not apart and user in self._users
+        cache = self._users[user].cache.copy(columns=0) if going_on else HopeCache("off", self.memory(user))
         options = {"max_new_tokens": 100, "do_sample": False, **options}
         mask = torch.ones_like(ids)
         out = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
