@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from nestling.continual import Learner
 from nestling.errors import UserError
-from nestling.models import HopeForCausalLM
+from nestling.models import HopeForCausalLM, Recall
 from nestling.train import byte_tokenizer
 from tests.helpers import same
 from tests.tiny import knowledge, model
@@ -25,7 +25,7 @@ OTHER_PROCESS = """
 import json, sys, torch
 from safetensors.torch import save_file
 from nestling.continual import Learner
-from nestling.models import HopeForCausalLM
+from nestling.models import HopeForCausalLM, Recall
 from nestling.train import byte_tokenizer
 torch.set_num_threads(1)
 folder, text = sys.argv[1], sys.argv[2]
@@ -205,3 +205,16 @@ def test_saving_is_deterministic(tmp_path):
         learner.save(tmp_path / str(i))
     one.save(tmp_path / "0")
     same(load_file(tmp_path / "0"), load_file(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("window", [9, 5, None])
+def test_a_memory_fits_a_model_with_another_recall(tmp_path, window):
+    """What levels learnt is that of a model without one; what was recent goes on where the windows are the same."""
+    first, path = a_learner("hope-recall"), tmp_path / "memory.safetensors"
+    first.observe(PROSE)
+    first.save(path)
+    other = a_learner("hope-recall", recall=None if window is None else Recall(window, sharpness=2.0, share=0.6))
+    other.load(path)
+    same(other.memory(), first.memory())
+    losses = [learner.observe(CODE).losses for learner in (first, other)]
+    assert torch.equal(*losses) == (window == 9)

@@ -24,12 +24,16 @@ def cache_tree(cache: HopeCache) -> dict[str, Any]:
 
 
 def cache_from(model: LearningModel, tensors: dict[str, Tensor]) -> HopeCache:
-    """The inverse of `cache_tree`, from tensors by name; those of other names are left. Raises KeyError where one is missing."""
+    """The inverse of `cache_tree`, from tensors by name; those of other names are left. Raises KeyError where one is missing.
+
+    What was recent stays so for a model whose recall has the same window; another one's begins with nothing.
+    """
     memory, session = below(tensors, "memory"), below(tensors, "session")
     cache = model.new_cache(with_tensors(_no_memory(model), memory) if memory else None)
     cache.session = with_tensors(_no_session(model, session), session) if session else None
     if model.recall and (recent := below(tensors, "recent")):
-        cache.recent = with_tensors(model.nothing_recent(model.recall, batch=1), recent)
+        nothing = model.nothing_recent(model.recall, batch=1)
+        cache.recent = with_tensors(nothing, recent) if recent["tokens"].shape == nothing.tokens.shape else None
     cache.advance(int(tensors["columns"]))
     return cache
 

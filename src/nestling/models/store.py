@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = "nestling-memory-4"
 READABLE = (FORMAT, "nestling-memory-3")  # before, what levels have in common was written once for each
 UNRELATED = {"transformers_version", "dtype", "_name_or_path", "use_cache", "architectures", "outer_gradient"}
+UNRELATED |= {"recall"}  # what levels learn does not depend on it
 
 
 def fingerprint(model: PreTrainedModel) -> str:
