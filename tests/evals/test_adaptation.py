@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from nestling.continual.baselines import Frozen
 from nestling.errors import UserError
 from nestling.evals.adaptation import main
 from nestling.evals.adaptation.contenders import CONTENDERS
 from nestling.evals.adaptation.learn import run
-from nestling.evals.adaptation.readers import with_levels
-from nestling.evals.adaptation.setup import SIZES, Size, Texts, texts
+from nestling.evals.adaptation.readers import Following, learning, with_levels
+from nestling.evals.adaptation.setup import RECALL, SIZES, Size, Texts, texts
 from nestling.evals.demo import setup as demo
 from nestling.evals.demo.setup import FAST, PERIOD, SLOW, model_config
-from nestling.models import HopeForCausalLM
+from nestling.models import HopeForCausalLM, Recall
 from nestling.report import adaptation as pages
 
 TINY = Size(demo.Size((0,), 4096, 512, 300, 900, 512), 300, 300, settings=2)
@@ -61,18 +63,33 @@ def test_every_method_is_swept() -> None:
 
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_a_method_reads_the_whole_stream(model: HopeForCausalLM, short: Texts, name: str) -> None:
-    """Every byte but the first is predicted; all begin as the same model, only the frozen one ends as it began."""
+    """Every byte but the first is predicted; all begin as the same model, with a recall or without, and only those that nothing moves
+    end as they began.
+    """
     before = copy.deepcopy(model.state_dict())
     contender = CONTENDERS[name]
-    met = run(contender.make(model, short.sample, contender.settings[-1]), short)
+    setting = {"share": RECALL.share} if name == "recall" else contender.settings[-1]
+    met = run(contender.make(model, short.sample, setting), short)
     assert [stretch["tokens"][-1] for stretch in met["stretches"].values()] == [256, 300, 99]
-    still = run(CONTENDERS["frozen"].make(model, short.sample, {}), short)
+    still = run(Following(model, Frozen(), short.sample, contender.recall), short)
     assert met["judged"][""]["old"] == pytest.approx(still["judged"][""]["old"], rel=1e-5)
     assert met["stretches"]["A"]["bits"] == pytest.approx(still["stretches"]["A"]["bits"], rel=1e-5)  # one chunk
     moved = met["judged"]["B"]["old, as it stands"] != met["judged"][""]["old, as it stands"]
-    assert moved == (name != "frozen")
+    assert moved == (name not in ("frozen", "recall"))
     assert (met["bytes"] == 0) == (name == "frozen")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_recall_is_the_same_over_a_baseline_and_over_levels(model: HopeForCausalLM, short: Texts) -> None:
+    """Where nothing moves, in calls of any length; it reads better, and is asked nothing where weights are judged."""
+    recall = Recall(100, sharpness=10.0)
+    cache, levels = Following(model, Frozen(), short.sample, recall), [replace(FAST, lr=0.0)]
+    reader = learning(model, levels, short.sample, recall)
+    for ids in (short.stretches["B"], short.stretches["A again"]):
+        torch.testing.assert_close(cache.observe(ids), reader.observe(ids), rtol=1e-4, atol=1e-4)
+    plain = Following(model, Frozen(), short.sample)
+    assert torch.equal(cache.evaluate(short.old), plain.evaluate(short.old))
+    torch.testing.assert_close(reader.evaluate(short.old), plain.evaluate(short.old), rtol=1e-4, atol=1e-4)
 
 
 def test_levels_at_rest_are_the_model(model: HopeForCausalLM) -> None:

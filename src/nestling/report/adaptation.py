@@ -30,13 +30,14 @@ READ_NOTE = (
     "each stretch in bits a byte, every byte predicted before it is learnt; mean ± standard deviation over {seeds} seeds. Each "
     "method stands at the setting with the fewest bits of B (* its step is the first or last one tried). Its first quarter: "
     "of A again, less the frozen model's. Back after: bytes of A again until it is read at most 1% worse than by the frozen "
-    "model. Below, every setting; the line goes through those that no other of the method beats on both axes."
+    "model. A recall keeps the last predictions as they were, and is mixed into what the stream is judged by. Below, every setting; "
+    "the line goes through those that no other of the method beats on both axes."
 )
 KEPT_NOTE = (
     "The same settings. Old: change on held-out prose from before the stream to after B. Later B: bits a byte of Python that is "
     "not in the stream, after B and after A again. All after the end of the context, which levels that reset with it do, "
-    "unless as it stands. Bytes a user: what is kept for each, the session apart. s: of the processor, to read and to learn, "
-    "one thread."
+    "unless as it stands; by the weights alone, without recall. Bytes a user: what is kept for each, a recall included, the model's "
+    "session apart. s: of the processor, to read and to learn, one thread."
 )
 MATCHED_NOTE = (
     "Each baseline at its setting with the fewest bits of B, beside that of our settings which reads B as well or better and "

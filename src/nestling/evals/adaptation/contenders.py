@@ -125,7 +125,7 @@ CONTENDERS: dict[str, Contender] = {
     "fast level": levels(FAST, factors=(0.5, 0.75, 1.0, 1.5, 2.0, 3.0)),
     "slow level": levels(SLOW, factors=(0.25, 0.5, 1.0, 1.5, 2.0)),
     "two levels": levels(FAST, SLOW, factors=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5)),
-    "recall": recalling(share=(0.6, 0.75, 0.9), sharpness=(30.0, 45.0)),
+    "recall": recalling(share=(0.3, 0.45, 0.6, 0.75, 0.9), sharpness=(30.0, 45.0)),
     "recall, SGD": following(lambda s: sgd(s["lr"]), RECALL, lr=SGD_RATES),
     "recall, dynamic evaluation, RMS": following(root_mean_square, RECALL, lr=RMS_RATES, decay=(0.001,)),
     "recall, two levels, outputs retained": levels(
