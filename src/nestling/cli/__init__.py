@@ -50,6 +50,7 @@ FLAGS = {
     "response": "show instead which frequencies of a gradient move each level, measured and in closed form: of the model, of "
     "--levels, or of three that show what period, momentum and decay do",
     "end_context": "end the context after reading, so that levels which reset do",
+    "go_on": "go on from where the memory's text stands, with what is attended to and recalled there",
 }
 
 

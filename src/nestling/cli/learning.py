@@ -110,7 +110,7 @@ def generate(
     max_new_tokens: int = 200,
     temperature: float = 0.0,
     seed: int = 0,
-    apart: bool = True,
+    go_on: bool = False,
 ) -> None:
     """Continue a prompt, with what a memory holds.
 
@@ -121,7 +121,7 @@ def generate(
         max_new_tokens: how much to write.
         temperature: 0 always takes the likeliest token.
         seed: for temperatures above 0.
-        apart: whether the prompt is a context of its own; false goes on from where the memory's text stands, and recalls it.
+        go_on: go on from where the memory's text stands, with what is recalled there; without it the prompt is a context of its own.
     """
     quiet()
     import torch
@@ -139,7 +139,7 @@ def generate(
         learner = Learner(network, tokenizer)
         if memory:
             learner.load(memory)
-        print(prompt + learner.generate(prompt, apart=apart, max_new_tokens=max_new_tokens, **sampling))
+        print(prompt + learner.generate(prompt, apart=not go_on, max_new_tokens=max_new_tokens, **sampling))
         return
     if memory:
         raise UserError(f"{model} has no levels and keeps no memory; leave --memory out")
