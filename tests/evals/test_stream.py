@@ -3,12 +3,13 @@
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from nestling.errors import UserError
-from nestling.evals.stream import main
+from nestling.evals.stream import main, needles
 from nestling.evals.stream.setup import SIZES, Size, config
 from nestling.levels import Level
 from nestling.models import HopeForCausalLM
@@ -79,6 +80,28 @@ def test_a_kill_that_changes_something_would_show(other):
     assert rows["of them the same, bit for bit"] == ("2" if other == "c" else "1")
 
 
+def test_needles_are_where_they_are_said_to_be():
+    """Written over the text, which is as long as before, and not twice in one place; no name that is asked for was learnt."""
+    text = "x" * 10_000
+    found = needles.hidden(text)
+    assert len(found) == len(text) and not set(needles.ASKED) & set(needles.LEARNT)
+    for name, value in needles.values().items():
+        place = found.index(f"{needles.question(name)}{value}.\n")
+        assert place == len(text) - needles.ASKED[name] and len(value) == 5 and value.isdigit()
+
+
+def test_in_lessons_numbers_return():
+    """A name that is told again within the last few has the number it had; otherwise numbers are new."""
+    told = re.findall(r"\nThe number of the (\w+) is (\d{5})\.\n", needles.lessons(20_000))
+    names = [name for name, _ in told]
+    again = [(i, names[max(0, i - 4) : i].count(name)) for i, name in enumerate(names)]
+    for i, before in again:
+        if before:
+            assert told[i] in told[i - 4 : i] if i >= 4 else told[i] in told[:i]
+    assert len(told) > 150 and 0.5 < sum(before > 0 for _, before in again) / len(told) < 0.9
+    assert {name for name, _ in told} <= set(needles.LEARNT)
+
+
 @pytest.mark.slow
 def test_a_killed_reading_ends_as_one_that_was_not(tmp_path, data, monkeypatch):
     """The whole way, in processes: every checkpoint of the beginning is the same in both, and the report is written."""
@@ -97,7 +120,7 @@ def test_a_killed_reading_ends_as_one_that_was_not(tmp_path, data, monkeypatch):
 
 
 def test_what_is_missing_is_told_before_anything_is_read(tmp_path, data):
-    with pytest.raises(UserError, match="characters, and 10000000 are read"):
+    with pytest.raises(UserError, match="bytes, and 10000000 are read"):
         main.text_of(SIZES["default"], tmp_path)
 
 

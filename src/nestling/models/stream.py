@@ -147,6 +147,7 @@ class Stream:
                 yield _progress(before, now)
         if self.checkpoint is None or self._standing.pending.numel() or not self.checkpoint.exists():
             self._keep()
+            give_back()
         if len(self._standing.pending):
             yield _progress(self._standing, self._now())
 

@@ -76,11 +76,11 @@ def text_of(size: Size, folder: Path) -> Path:
     """A file to read: War and Peace and after it WikiText-2, from the beginning, with needles near the end."""
     path = folder / "text.txt"
     if not path.exists():
-        book = war_and_peace(size.tokens)
-        whole = (book + wikitext2("train"))[: size.tokens] if len(book) < size.tokens else book
+        book = "\n".join(war_and_peace(size.tokens).splitlines())  # a file that is read has no other ends of lines
+        whole = (book + wikitext2("train")).encode()[: size.tokens]
         if len(whole) < size.tokens:
-            raise UserError(f"the texts have {len(whole)} characters, and {size.tokens} are read; give both whole")
-        path.write_text(hidden(whole), encoding="utf-8")
+            raise UserError(f"the texts have {len(whole)} bytes, and {size.tokens} are read; give both whole")
+        path.write_text(hidden(whole.decode(errors="ignore")), encoding="utf-8")
     return path
 
 

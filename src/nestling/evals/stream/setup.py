@@ -24,7 +24,7 @@ class Size:
     every: int = 50_000
     kills: int = 3
     prefix: int = 300_000
-    lessons: int = 400_000
+    lessons: int = 1_000_000
 
 
 SIZES = {"quick": Size(65_536, 8_192, 1, 40_960, 16_384), "default": Size()}
@@ -43,7 +43,7 @@ def config() -> HopeConfig:
         memory_retention="initial",
         memory_horizons=(2048, 2048),
         chunk_size=128,
-        levels=[Level(PERIOD, lr=0.1, clip=0.5), Level(8 * PERIOD, lr=0.1, clip=0.5)],
+        levels=[Level(PERIOD, lr=0.01, clip=0.5), Level(8 * PERIOD, lr=0.01, clip=0.5)],
         level_variant="superposed",
         learnt="last_quarter",
         recall=Recall(window=2048),
