@@ -58,6 +58,7 @@ def trained(size: Size) -> HopeForCausalLM:
 def results_of(size: Size, folder: Path) -> dict[str, Any]:
     """What the logs of a folder say, of a reading that has not ended, too."""
     model = HopeForCausalLM.from_pretrained(folder / "model")
+    ended = any(line.get("ends") for line in lines(folder / "stream.log"))
     return {
         "title": "A stream: constant memory, and a kill that changes nothing",
         "about": f"{where()}, one thread",
@@ -68,7 +69,7 @@ def results_of(size: Size, folder: Path) -> dict[str, Any]:
         "window": model.recall.window if model.recall else 0,
         "stream": lines(folder / "stream.log"),
         "prefix": lines(folder / "prefix.log"),
-        "needles": answers(model, model.stream([], folder / "stream.safetensors").cache),
+        "needles": answers(model, model.stream([], folder / "stream.safetensors").cache) if ended else [],
     }
 
 

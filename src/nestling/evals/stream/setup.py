@@ -32,7 +32,8 @@ SIZES = {"quick": Size(65_536, 8_192, 1, 40_960, 16_384), "default": Size()}
 
 def config() -> HopeConfig:
     """A Hope of a million parameters. Its memories fade to their initial weights: one that fades to zero is lost after some ninety of
-    its horizons, and arithmetic on what is left of it is slow.
+    its horizons, and arithmetic on what is left of it is slow. Its levels decay to what was trained, over ten and fifty of their
+    periods: without that a few million tokens of other text wear out what it was trained for.
     """
     return HopeConfig(
         hidden_size=128,
@@ -43,7 +44,7 @@ def config() -> HopeConfig:
         memory_retention="initial",
         memory_horizons=(2048, 2048),
         chunk_size=128,
-        levels=[Level(PERIOD, lr=0.01, clip=0.5), Level(8 * PERIOD, lr=0.01, clip=0.5)],
+        levels=[Level(PERIOD, lr=0.03, clip=0.5, reset=0.9), Level(8 * PERIOD, lr=0.03, clip=0.5, reset=0.98)],
         level_variant="superposed",
         learnt="last_quarter",
         recall=Recall(window=2048),
