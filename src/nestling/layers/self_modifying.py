@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from nestling.layers.conv import CausalConv
 from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
+from nestling.layers.look import unit_answers, unit_heads
 from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import (
     MLP,
@@ -210,7 +211,7 @@ class SelfModifyingTitans(nn.Module, Described):
     ) -> tuple[Tensor, Tensor]:
         """What the projections are read at, `[B, 4 or 5, H, L, d]` of norm 1, and the tail."""
         x, tail = conv(x, tail, lengths, slice(self.projections))
-        return unit(self._split(F.silu(x))), tail
+        return unit_heads(x, self.heads), tail
 
     def _recurrence(
         self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
@@ -286,7 +287,7 @@ class SelfModifyingTitans(nn.Module, Described):
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
             weights = tree_map(self.memories.retention.weight, weights)
-            k, v, rate, decay, *q = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
+            k, v, rate, decay, *q = unit_answers(x.to(weights[0].dtype), *weights).unbind(1)
             eta, alpha = gates(rate, decay)
         return (k, v, eta, alpha, theta, *(q or [None])), tail
 
