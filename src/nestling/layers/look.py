@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nestling.ops.differentiable import differentiable
 from nestling.ops.silu import through_silu
 from nestling.ops.unit import SMALLEST, scale_to, scaled_backward, unit
 
@@ -23,7 +24,8 @@ class _UnitHeads(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.heads = heads
         bent = _split(F.silu(x), heads)
-        return torch.mul(bent, scale_to(bent, SMALLEST, 1.0), out=torch.empty_like(bent, memory_format=torch.contiguous_format))
+        y = torch.empty_like(bent, memory_format=torch.contiguous_format)  # heads outside, as products want them
+        return torch.mul(bent, scale_to(bent, SMALLEST, 1.0), out=y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -52,11 +54,10 @@ class _UnitAnswers(torch.autograd.Function):
         return (said * scale_to(said, SMALLEST, 1.0)).view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, up, down, z, said = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: as a function of the inputs again
-            made = unit(x + F.silu(x @ up) @ down)
-            return torch.autograd.grad(made, (x, up, down), gradients, create_graph=True)
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            return tuple(differentiable(_answers, (x, up, down), gradients))
         at_said = scaled_backward(said, gradients[0].flatten(0, -3), SMALLEST, 1.0)
         flat_x, flat_up, flat_down = (t.flatten(0, -3) for t in (x, up, down))
         at_down = torch.bmm(F.silu(z).mT, at_said)
@@ -64,3 +65,7 @@ class _UnitAnswers(torch.autograd.Function):
         at_up = torch.bmm(flat_x.mT, at_z)
         at_x = at_said.baddbmm_(at_z, flat_up.mT)
         return at_x.view(x.shape), at_up.view(up.shape), at_down.view(down.shape)
+
+
+def _answers(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor]:
+    return (unit(x + F.silu(x @ up) @ down),)

@@ -20,16 +20,9 @@ def through_silu(gradient: Tensor, z: Tensor) -> Tensor:
     return torch.ops.aten.silu_backward(gradient, z)
 
 
-def bend_of(gate: Tensor, slope: Tensor) -> Tensor:
-    """The second derivative of SiLU by `s` and the first: `s + slope - 2 s slope`."""
-    return torch.addcmul(gate + slope, gate, slope, value=-2)
-
-
-def bend(z: Tensor) -> Tensor:
-    """The second derivative of SiLU, `s (1 - s) (2 + z (1 - 2 s))`."""
-    gate = torch.sigmoid(z)
-    left = 1 - gate
-    return (left * gate) * torch.addcmul(torch.full_like(z, 2.0), z, left - gate)
+def bend(gate: Tensor, slope: Tensor) -> Tensor:
+    """The second derivative of SiLU by `s = sigmoid(z)` and the first: `s + slope - 2 s slope`."""
+    return (gate + slope).addcmul_(gate, slope, value=-2)
 
 
 def _forward(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,4 +43,4 @@ class _SiluAndSlope(torch.autograd.Function):
         (at_a, at_slope), (z, slope) = gradients, ctx.saved_tensors
         if torch.is_grad_enabled():  # a derivative of this is wanted: as a function of the input again
             slope = _forward(z)[1]
-        return torch.addcmul(at_a * slope, at_slope, bend(z))
+        return torch.addcmul(at_a * slope, at_slope, bend(torch.sigmoid(z), slope))

@@ -35,7 +35,15 @@ def _row(name: str, met: dict[str, Any], whole: Sequence[float]) -> list[str]:
     apart = [one - other for one, other in zip(bits, whole, strict=True)] if whole and name != "full" else []
     paper = NOTHING if met["sign"] is None else number(met["sign"], "+.2f")
     speed = fmean(run["tokens"] / run["seconds"] for run in runs)
-    return [name, summary(bits), summary(apart, "+.3f"), paper, f"{speed:,.0f}", days(runs), f"{runs[0]['parameters']:,}"]
+    return [
+        name,
+        summary(bits),
+        summary(apart, "+.3f"),
+        paper,
+        f"{speed:,.0f}",
+        days(runs),
+        f"{runs[0]['parameters']:,}",
+    ]
 
 
 def days(runs: Sequence[dict[str, Any]]) -> str:

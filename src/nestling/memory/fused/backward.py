@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nestling.memory.fused.flat import below, dots, flat, last, shared, summed
+from nestling.memory.fused.flat import below, dots, flat, shared, summed
 from nestling.memory.fused.forward import Outputs, Parts, Pass, Reader, asked, local
 from nestling.memory.fused.given import Given
 from nestling.memory.fused.memo import Memo
 from nestling.memory.fused.scan import AtScan, scan_backward
-from nestling.ops.silu import bend_of, silu_and_slope, through_silu
+from nestling.ops.silu import bend, silu_and_slope, through_silu
 from nestling.ops.unit import SMALLEST, scaled_backward
 
 
@@ -47,7 +47,9 @@ def backward(
     few, (keys, every) = parts.few, parts.leads
     at_before = shared(total.before.add_(by_down.before), every, keys).add_(by_up.before)
     later = at_before.flip(-2).cumsum(-2).flip(-2) - at_before  # what decays a start decays at every token before
-    at_end = sum((flat(at, every) * flat(w, every)).sum((-2, -1), True) for at, w in zip(at_after, outputs[1:], strict=True))
+    at_end = sum(
+        (flat(at, every) * flat(w, every)).sum((-2, -1), True) for at, w in zip(at_after, outputs[1:], strict=True)
+    )
     at_log = later + shared(at_end, every, keys) + by_up.log + shared(by_down.log, every, keys)
     at_k = summed(torch.bmm(by_up.x, met.up.x), keys, given.k.shape)
     fresh = given.held_up is None
@@ -85,9 +87,7 @@ def _ending(parts: Parts, met: Pass, at_after: tuple[Tensor, Tensor]) -> Totals:
     )
 
 
-def _reading(
-    q: Tensor, parts: Parts, met: Pass, total: Totals, memo: Memo, at_y: Tensor, y: Tensor
-) -> Tensor:
+def _reading(q: Tensor, parts: Parts, met: Pass, total: Totals, memo: Memo, at_y: Tensor, y: Tensor) -> Tensor:
     """Through `y = q + before (a W_down + strictly_lower(a a_k^T) write)` and the hidden units `a` of q; the gradient at q."""
     count, every = q.shape[1], parts.leads[1]
     reader, like = Reader.of(count, parts, met), q.shape
@@ -131,7 +131,7 @@ def _writing(parts: Parts, met: Pass, total: Totals, radius: float) -> tuple[AtS
     at_error = scaled_backward(met.error, at_surprise, radius, radius)
 
     # what the running weights hold: at a chunk's start, the output and the hidden units before the nonlinearity
-    at_output, bent = at_error, bend_of(gate, slope).mul_(met.carried)
+    at_output, bent = at_error, bend(gate, slope).mul_(met.carried)
     if up is held_up:
         at_output = torch.addcmul(at_error, by_down.mixture, many.before)
         bent.add_(many.before)

@@ -15,7 +15,6 @@ from nestling.memory.fused.flat import below, dots, flat, shared, spread
 from nestling.memory.fused.memo import Memo
 from nestling.ops.triangular import unit_lower_inverse
 
-
 Leads = tuple[Sequence[int], Sequence[int]]  # rows, memories and heads of the S matrices, and of all G
 
 
