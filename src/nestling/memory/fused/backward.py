@@ -47,9 +47,8 @@ def backward(
     few, (keys, every) = parts.few, parts.leads
     at_before = shared(total.before.add_(by_down.before), every, keys).add_(by_up.before)
     later = at_before.flip(-2).cumsum(-2).flip(-2) - at_before  # what decays a start decays at every token before
-    at_end = sum(
-        (flat(at, every) * flat(w, every)).sum((-2, -1), True) for at, w in zip(at_after, outputs[1:], strict=True)
-    )
+    ended = [flat(at, every) * flat(w, every) for at, w in zip(at_after, outputs[1:], strict=True)]
+    at_end = ended[0].sum((-2, -1), True) + ended[1].sum((-2, -1), True)
     at_log = later + shared(at_end, every, keys) + by_up.log + shared(by_down.log, every, keys)
     at_k = summed(torch.bmm(by_up.x, met.up.x), keys, given.k.shape)
     fresh = given.held_up is None
