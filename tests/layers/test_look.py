@@ -53,4 +53,6 @@ def test_what_is_not_learnt_needs_no_gradient(learnt):
     given = [x.requires_grad_(on) for x, on in zip(given, learnt, strict=True)]
     leaves = [x for x in given if x.requires_grad]
     first = torch.autograd.grad(unit_answers(*given).sin().sum(), leaves, create_graph=True)
-    assert all(x.isfinite().all() for x in torch.autograd.grad(torch.stack([g.sin().sum() for g in first]).sum(), leaves))
+    assert all(
+        x.isfinite().all() for x in torch.autograd.grad(torch.stack([g.sin().sum() for g in first]).sum(), leaves)
+    )

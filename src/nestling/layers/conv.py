@@ -74,7 +74,7 @@ class _ShiftedSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (at_y,), (padded, weight) = gradients, ctx.saved_tensors
-        at_padded, at_weight = torch.zeros_like(padded), []
+        at_padded, at_weight = torch.zeros_like(padded, dtype=at_y.dtype), []
         for i, x in enumerate(_shifted(padded, weight.shape[0])):
             for f, at_filter in enumerate(at_y.unbind(1)):
                 at_padded[:, i : i + x.shape[1]].addcmul_(at_filter, weight[i, f])

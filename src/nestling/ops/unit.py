@@ -31,8 +31,8 @@ def scale_to(x: Tensor, floor: float, radius: float) -> Tensor:
 def scaled_backward(x: Tensor, gradient: Tensor, floor: float, radius: float) -> Tensor:
     """The gradient at x of `radius x / max(|x|, floor)`: `s (dy - x <x, dy> / |x|^2)` for the scale s, below the floor `s dy`."""
     scale = scale_to(x, floor, radius)
-    outside = scale < radius / floor
-    along = (x * gradient).sum(-1, keepdim=True) * ((scale / radius).square() * scale * outside)
+    share, outside = scale / radius, scale < radius / floor
+    along = (x * gradient).sum(-1, keepdim=True) * share * share * scale * outside  # in an order that does not overflow
     return (gradient * scale).addcmul_(x, along, value=-1)
 
 
