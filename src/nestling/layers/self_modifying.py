@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from nestling.layers.conv import CausalConv
 from nestling.layers.gates import RETENTION_FLOOR, Gates
 from nestling.layers.linear import Linear
+from nestling.layers.look import unit_answers, unit_heads
 from nestling.layers.recurrent import ANSWER, TokenStep, token_by_token, token_step
 from nestling.memory import (
     MLP,
@@ -31,6 +32,7 @@ from nestling.memory import (
     SelfGenerated,
     unit,
 )
+from nestling.memory.associative import RECOMPUTED
 from nestling.memory.objective import Objective
 from nestling.memory.part import PROJECTIONS, STARTS, Context, Described, Part, called
 from nestling.memory.retention import Retention
@@ -38,8 +40,6 @@ from nestling.memory.rule import Rule
 from nestling.ops import State
 from nestling.ops.ragged import check_lengths, join, pieces, real_tokens, split
 from nestling.ops.state import named_tensors, tree_map
-
-RECOMPUTED = 2048  # length of a call from which on some is computed again in the backward pass, to save memory
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class SelfModifyingTitans(nn.Module, Described):
     ) -> tuple[Tensor, Tensor]:
         """What the projections are read at, `[B, 4 or 5, H, L, d]` of norm 1, and the tail."""
         x, tail = conv(x, tail, lengths, slice(self.projections))
-        return unit(self._split(F.silu(x))), tail
+        return unit_heads(x, self.heads), tail
 
     def _recurrence(
         self, x: Tensor, state: SelfModifyingState, lengths: Tensor | None
@@ -245,12 +245,13 @@ class SelfModifyingTitans(nn.Module, Described):
         outputs, length = [], x.shape[1]
         cut = pieces(state.memories.position, lengths, length, self.period)
         queries = self._query(x, state.tail)
-        # of a long sequence the backward pass computes again what is cheap: all but the memories' writing
+        # of a long sequence the backward pass computes again what is cheap: all but most of the memories' writing
         say: Callable[..., Any] = self._say
         conv: Callable[..., Any] = self.conv
         gates: Callable[..., Any] = self.gates
         momentum: Callable[..., Any] | None = self.momentum
-        if length > RECOMPUTED and torch.is_grad_enabled():
+        frugal = length > RECOMPUTED and torch.is_grad_enabled()
+        if frugal:
             say = partial(checkpoint, self._say, use_reentrant=False, preserve_rng_state=False)
             conv, gates = as_now(self.conv), as_now(self.gates)
             momentum = None if self.momentum is None else as_now(self.momentum)
@@ -260,7 +261,7 @@ class SelfModifyingTitans(nn.Module, Described):
             said, tail = say(part, state.tail, start, real, conv, gates, momentum)
             k, v, eta, alpha, theta, own = tree_map(lambda t: t[:, None], said)  # one for all memories
             q = own if q is None else q
-            y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real)
+            y, memories = self.memories(q, k, v, eta, alpha, state.memories, theta, real, frugal)
             state = SelfModifyingState(tail, memories)
             outputs.append(y)
         return join(outputs, cut, length, dim=3).squeeze(1), state
@@ -286,7 +287,7 @@ class SelfModifyingTitans(nn.Module, Described):
         assert isinstance(network, MLP)
         with torch.autocast(x.device.type, enabled=False):
             weights = tree_map(self.memories.retention.weight, weights)
-            k, v, rate, decay, *q = unit(network.read(x.to(weights[0].dtype), weights)).unbind(1)
+            k, v, rate, decay, *q = unit_answers(x.to(weights[0].dtype), *weights).unbind(1)
             eta, alpha = gates(rate, decay)
         return (k, v, eta, alpha, theta, *(q or [None])), tail
 

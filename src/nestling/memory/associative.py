@@ -33,6 +33,8 @@ from nestling.ops.ragged import Piece, check_lengths, join, pieces, split
 from nestling.ops.scan.chunk import over_heads
 from nestling.ops.state import tree_map, where_rows
 
+RECOMPUTED = 2048  # length of a call from which on some is computed again in the backward pass, to save memory
+
 
 class AssociativeMemory(nn.Module, Described):
     """A memory that maps keys to values and learns them as they pass.
@@ -179,6 +181,7 @@ class AssociativeMemory(nn.Module, Described):
         state: MemoryState | None = None,
         theta: Tensor | None = None,
         lengths: Tensor | None = None,
+        frugal: bool = False,
     ) -> tuple[Tensor | None, MemoryState]:
         """Read with `q`, learn `k -> v`.
 
@@ -190,6 +193,8 @@ class AssociativeMemory(nn.Module, Described):
             theta: `[B, H, L]` in [0, 1], momentum; exactly when the rule has momentum.
             state: from `init_state` or an earlier call (None: the initial one).
             lengths: `[B]` int64 on the CPU, the real tokens of each row (None: all). Padding changes nothing.
+            frugal: the backward pass computes again what is cheap beside the room that it takes; so it does of more than
+                2,048 tokens anyway.
 
         Returns:
             `y [B, H, L, dv]` (None without q; zero at padding) and the new state.
@@ -206,7 +211,7 @@ class AssociativeMemory(nn.Module, Described):
         if state is None:
             heads = None if isinstance(self.network, Network) and self.network.heads else tuple(v.shape[1:-2])
             state = self.init_state(batch, heads)
-        run = partial(form_of(self)[1], self)
+        run = partial(form_of(self, frugal or length > RECOMPUTED)[1], self)
         outputs = []
         with torch.autocast(k.device.type, enabled=False):
             exact = state.weights[0].dtype

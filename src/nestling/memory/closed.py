@@ -35,6 +35,7 @@ def closed_form(
     theta: Tensor | None,
     state: MemoryState,
     mask: Tensor | None,
+    frugal: bool = False,
 ) -> tuple[Tensor | None, Moved]:
     """One piece of a chunk, at most: the local backward pass at the chunk's start, then one scan a weight.
 
@@ -53,7 +54,8 @@ def closed_form(
     held_up, held_down = (None, None) if fresh else state.start
     read = q if memory.read == "token" else None
     given = fused.Given(read, k, v, eta, alpha, up, down, held_up, held_down)
-    y, after_up, after_down = fused.write_and_read(given, memory.objective.delta, partial(_steps, memory))
+    general = partial(_steps, memory)
+    y, after_up, after_down = fused.write_and_read(given, memory.objective.delta, general, frugal)
     if q is not None and read is None:
         y = network.read(q, [w[:, -q.shape[1] :] for w in state.start])
     return y, Moved((after_up, after_down))

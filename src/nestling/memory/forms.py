@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 Form = Callable[..., tuple[Tensor | None, Moved]]
 
 
-def form_of(memory: AssociativeMemory) -> tuple[str, Form]:
-    """The fastest exact form, or the oracle where that is asked for or there is no other; with its name."""
+def form_of(memory: AssociativeMemory, frugal: bool = False) -> tuple[str, Form]:
+    """The fastest exact form, or the oracle where that is asked for or there is no other; with its name.
+
+    frugal: where the form has a choice, it is the one that keeps less for the backward pass.
+    """
     own = isinstance(memory.rule, MatrixRule)
     if memory.backend == "reference" or loop_alone(memory):
         return "token-loop oracle", _of_all(one_by_one if own else token_loop)
@@ -31,7 +35,7 @@ def form_of(memory: AssociativeMemory) -> tuple[str, Form]:
         return "chunk", _of_all(whole)
     if isinstance(memory.rule, Compound) or (memory.retention.maps and memory.read != "chunk"):
         return "trajectory", trajectory
-    return "fused" if memory.fused else "chunk", closed_form
+    return "fused" if memory.fused else "chunk", partial(closed_form, frugal=frugal)
 
 
 def _of_all(form: Form) -> Form:

@@ -23,16 +23,17 @@ def bounded(x: Tensor, radius: float) -> Tensor:
     return _Scaled.apply(x, radius, radius)
 
 
-def _scale(x: Tensor, floor: float, radius: float) -> Tensor:
+def scale_to(x: Tensor, floor: float, radius: float) -> Tensor:
+    """`radius / max(|x|, floor)`, `[.., 1]`."""
     return radius / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(floor)
 
 
 def scaled_backward(x: Tensor, gradient: Tensor, floor: float, radius: float) -> Tensor:
     """The gradient at x of `radius x / max(|x|, floor)`: `s (dy - x <x, dy> / |x|^2)` for the scale s, below the floor `s dy`."""
-    scale = _scale(x, floor, radius)
-    direction = x * (scale / radius)
-    along = (direction * gradient).sum(-1, keepdim=True) * (scale < radius / floor)
-    return (gradient - direction * along) * scale
+    scale = scale_to(x, floor, radius)
+    share, outside = scale / radius, scale < radius / floor
+    along = (x * gradient).sum(-1, keepdim=True) * share * share * scale * outside  # in an order that does not overflow
+    return (gradient * scale).addcmul_(x, along, value=-1)
 
 
 class _Scaled(torch.autograd.Function):
@@ -42,7 +43,7 @@ class _Scaled(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, floor: float, radius: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.floor, ctx.radius = floor, radius
-        return x * _scale(x, floor, radius)
+        return x * scale_to(x, floor, radius)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

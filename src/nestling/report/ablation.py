@@ -12,13 +12,14 @@ from nestling.report import sections
 from nestling.report.sections import page, section, table
 from nestling.report.values import NOTHING, number, summary
 
-HEADINGS = ("row", "bits a byte", "less the whole", "paper", "tokens a second", "parameters")
+HEADINGS = ("row", "bits a byte", "less the whole", "paper", "tokens a second", "measured", "parameters")
 TITLE = "Byte-level language models on WikiText-2"
 NOTE = (
     "The whole: DGD, momentum, decay, two levels of MLPs, chunks of 64 read at every token, targets of each memory's own, a "
     "static q. Validation text, {tokens:,} bytes learnt, mean ± standard deviation over {seeds} seeds; the difference is taken "
     "seed by seed, and a rise says that the part helps. Paper: change of perplexity in Table 6 of arXiv 2512.24695, at another "
-    "size and on other text: its sign is what compares. Tokens a second of the processor, one thread."
+    "size and on other text: its sign is what compares. Tokens a second of the processor, one thread, which "
+    "other work on the machine slows: they compare within a day."
 )
 
 
@@ -34,7 +35,20 @@ def _row(name: str, met: dict[str, Any], whole: Sequence[float]) -> list[str]:
     apart = [one - other for one, other in zip(bits, whole, strict=True)] if whole and name != "full" else []
     paper = NOTHING if met["sign"] is None else number(met["sign"], "+.2f")
     speed = fmean(run["tokens"] / run["seconds"] for run in runs)
-    return [name, summary(bits), summary(apart, "+.3f"), paper, f"{speed:,.0f}", f"{runs[0]['parameters']:,}"]
+    return [
+        name,
+        summary(bits),
+        summary(apart, "+.3f"),
+        paper,
+        f"{speed:,.0f}",
+        days(runs),
+        f"{runs[0]['parameters']:,}",
+    ]
+
+
+def days(runs: Sequence[dict[str, Any]]) -> str:
+    """The days on which they ran."""
+    return ", ".join(sorted({run["day"] for run in runs}))
 
 
 def note(results: dict[str, Any]) -> str:

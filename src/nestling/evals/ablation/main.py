@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +38,4 @@ def ablation(rows: list[str] | None, size_name: str, out: str, jobs: int, say: C
 def _once(name: str, seed: int, folder: Path, size: Size) -> dict[str, Any]:
     place = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
     setting = f"{name} {ROWS[name].settings} {ROWS[name].levels} {RATE} {seed} {size}"
-    return kept(place, setting, lambda: run(name, seed, size))
+    return kept(place, setting, lambda: {"day": date.today().isoformat(), **run(name, seed, size)})
