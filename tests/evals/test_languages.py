@@ -387,3 +387,11 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"seeds=\[{TUNING}\] must be some numbers"):
         main.languages(None, [TUNING], "quick", str(tmp_path), 1, print)
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_page_is_what_was_measured() -> None:
+    """The tables in the documentation are those that the data beside them give."""
+    place = Path(__file__).parents[2] / "docs" / "results" / "languages.json"
+    results = json.loads(place.read_text())
+    assert pages.markdown(results) == place.with_suffix(".md").read_text()
+    assert all(len(met["runs"]) == 3 for met in results["methods"].values())

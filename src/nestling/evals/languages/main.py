@@ -97,7 +97,7 @@ def _done(tasks: list[tuple[Any, ...]], jobs: int, say: Callable[[str], None]) -
         found[name, told(setting), seed] = met
         which = "tried" if seed == TUNING else f"seed {seed}"
         ends = (f"{fmean(met[kind]['alone']):.1f} and {at_the_end(met[kind]):.1f} by {kind}" for kind in ASKED)
-        say(f"{name} {told(setting)}, {which}, alone and in sequence: {', '.join(ends)}")
+        say(f"{' '.join((name, told(setting))).strip()}, {which}, alone and in sequence: {', '.join(ends)}")
     return found
 
 
