@@ -260,6 +260,35 @@ def eval_horizons(
     show(pages, results, report, console)
 
 
+def eval_languages(
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    quick: bool = False,
+    out: str = "runs/eval/languages",
+    report: str = "languages-report.html",
+    jobs: int = 2,
+) -> None:
+    """Languages that nobody speaks, learnt one after the other from their documents and translated: what is left of the first?
+
+    Args:
+        methods: some of the methods by name; none is all of them.
+        seeds: of the languages; none is 0, 1 and 2, or 0 in a quick run.
+        quick: a small backbone hardly trained, short documents, one setting a method: a minute.
+        out: folder of the backbone and the runs; a command that was interrupted goes on from there.
+        report: where to write the report: HTML, or Markdown (tables alone) if it ends in .md.
+        jobs: processes to run side by side, one thread each.
+    """
+    quiet()
+    from rich.console import Console
+
+    from nestling.evals.languages.main import languages
+    from nestling.report import languages as pages
+
+    console, size = Console(), "quick" if quick else "default"
+    results = languages(methods, seeds, size, out, jobs, lambda line: console.print(line, highlight=False))
+    show(pages, results, report, console)
+
+
 def eval_meta_learning(
     arms: list[str] | None = None,
     quick: bool = False,
@@ -423,6 +452,7 @@ EVALS = {
     "exams": eval_exams,
     "formal-languages": eval_formal_languages,
     "horizons": eval_horizons,
+    "languages": eval_languages,
     "lm-eval": eval_harness,
     "meta-learning": eval_meta_learning,
     "optimizers": eval_optimizers,

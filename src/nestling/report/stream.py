@@ -74,11 +74,16 @@ def parts(results: dict[str, Any]) -> list[Part]:
         (
             "Needles",
             "Sentences that tell a number, of names that training did not have, written over the text so many bytes before the end of what "
-            "is to be read; when all was read each is asked for, and five characters are said greedily. Without recall: the levels and "
-            "memories alone.",
-            ("needle", "bytes before the end", "number", "said", "without recall"),
+            "is to be read; when all was read each is asked for, and five characters are said greedily, the recall having this share of "
+            "what is said, at most. With 0 it is not asked: the levels and memories alone.",
+            (
+                "needle",
+                "bytes before the end",
+                "number",
+                *(f"said, share {share}" for needle in results["needles"][:1] for share in needle["said"]),
+            ),
             [
-                [n["name"], f"{n['distance']:,}", n["number"], *(repr(n[key]) for key in ("said", "without"))]
+                [n["name"], f"{n['distance']:,}", n["number"], *map(repr, n["said"].values())]
                 for n in results["needles"]
             ],
         ),

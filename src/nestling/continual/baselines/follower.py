@@ -40,6 +40,10 @@ class Follower:
         self.cache, self.last = HopeCache("off"), none
         self.recall, self.recent = recall, recall and self.model.nothing_recent(recall, batch=1)
 
+    def end_context(self) -> None:
+        """The next call begins another text: nothing of this one is before it, what was learnt apart."""
+        self.cache, self.last = HopeCache("off"), self.last[:0]
+
     def observe(self, ids: Tensor) -> Tensor:
         """Losses in nats of `ids [L]`, learning as they pass: `[L - 1]` in the first call, `[L]` in those that go on.
 

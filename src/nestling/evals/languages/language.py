@@ -25,6 +25,27 @@ ORDERS = tuple("".join(order) for order in itertools.permutations("SVO"))
 
 
 @dataclass(frozen=True)
+class Lexicon:
+    """English lemmas that are spoken about."""
+
+    nouns: tuple[str, ...] = NOUNS
+    verbs: tuple[str, ...] = VERBS
+    adjectives: tuple[str, ...] = ADJECTIVES
+
+    def lemmas(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.nouns, *self.verbs, *self.adjectives)
+
+    def few(self, nouns: int, verbs: int, adjectives: int, draw: random.Random) -> Lexicon:
+        """So many of each kind, drawn without replacement."""
+        pairs = ((self.nouns, nouns), (self.verbs, verbs), (self.adjectives, adjectives))
+        return Lexicon(*(tuple(draw.sample(every, count)) for every, count in pairs))
+
+
+EVERY = Lexicon()
+
+
+@dataclass(frozen=True)
 class Noun:
     """lemma, whether it is many, and an adjective before it or None; English words, as everywhere below."""
 
@@ -127,23 +148,24 @@ def together(morphemes: Iterable[str]) -> str:
     return " ".join(morphemes).replace(" -", "").replace("- ", "")
 
 
-def sentences(count: int, seed: str, without: Iterable[Sentence] = ()) -> list[Sentence]:
-    """So many different ones, none of them of `without`.
+def sentences(count: int, seed: str, without: Iterable[Sentence] = (), words: Lexicon = EVERY) -> list[Sentence]:
+    """So many different ones about `words`, none of them of `without`.
 
     Raises:
         ValueError: there are not so many.
     """
     taken = set(without)
-    every = (2 * len(NOUNS) * (len(ADJECTIVES) + 1)) ** 2 * 2 * len(VERBS)
+    every = (2 * len(words.nouns) * (len(words.adjectives) + 1)) ** 2 * 2 * len(words.verbs)
     if not 1 <= count <= every - len(taken):
         raise ValueError(f"count={count} sentences; choose 1 to {every - len(taken)}")
     draw, found = random.Random(seed), []
 
     def noun() -> Noun:
-        return Noun(draw.choice(NOUNS), draw.random() < 0.5, draw.choice(ADJECTIVES) if draw.random() < 0.5 else None)
+        adjective = draw.choice(words.adjectives) if draw.random() < 0.5 else None
+        return Noun(draw.choice(words.nouns), draw.random() < 0.5, adjective)
 
     while len(found) < count:
-        one = Sentence(noun(), draw.choice(VERBS), noun(), draw.random() < 0.5)
+        one = Sentence(noun(), draw.choice(words.verbs), noun(), draw.random() < 0.5)
         if one not in taken:
             taken.add(one)
             found.append(one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nestling.errors import UserError
 from nestling.evals.languages.documents import Document
@@ -24,30 +24,34 @@ class Reader(Protocol):
         ...
 
 
+R = TypeVar("R", bound=Reader)
+T = TypeVar("T")
+
+
 def judged(reader: Reader, document: Document) -> float:
     """chrF of the sentences that are not in the document."""
     found = reader.translate(document, [document.language.say(one) for one in document.asked])
     return chrf([together(answer) for answer in found], [together(english(one)) for one in document.asked])
 
 
-def alone(new_reader: Callable[[], Reader], documents: Sequence[Document]) -> list[float]:
-    """chrF of every language, each read by a reader who has read no other."""
+def alone(new_reader: Callable[[], R], documents: Sequence[Document], judge: Callable[[R, Document], T]) -> list[T]:
+    """What `judge` says of every language, each read by a reader who has read no other."""
     check(documents)
     found = []
     for document in documents:
         reader = new_reader()
         reader.read(document)
-        found.append(judged(reader, document))
+        found.append(judge(reader, document))
     return found
 
 
-def in_sequence(reader: Reader, documents: Sequence[Document]) -> list[list[float]]:
-    """After each document the chrF of all languages read so far: row i has i + 1 of them."""
+def in_sequence(reader: R, documents: Sequence[Document], judge: Callable[[R, Document], T]) -> list[list[T]]:
+    """After each document what `judge` says of all languages read so far: row i has i + 1 of them."""
     check(documents)
     rows = []
     for count, document in enumerate(documents, start=1):
         reader.read(document)
-        rows.append([judged(reader, one) for one in documents[:count]])
+        rows.append([judge(reader, one) for one in documents[:count]])
     return rows
 
 

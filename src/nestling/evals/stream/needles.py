@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -47,6 +48,11 @@ LEARNT += (
     "windmill",
 )  # names that training knows; others are asked for
 ASKED = {"lighthouse": 100, "harbour": 400, "mill": 700, "bridge": 1000, "brewery": 1900, "lantern": 4000}
+SHARES = (
+    0.9,
+    0.6,
+    0.0,
+)  # of what is said that the recall has, at most, when a needle is asked for; read is with the middle one
 GAP = 120  # bytes between two needles of a lesson, at most
 
 
@@ -89,22 +95,24 @@ def values(seed: int = 0) -> dict[str, str]:
 
 
 def answers(model: HopeForCausalLM, cache: HopeCache) -> list[dict[str, Any]]:
-    """Of each needle its distance and number, and what is said when it is asked for: as the model is, and without its recall."""
+    """Of each needle its distance and number, and what is said when it is asked for, by the recall's share of what is said."""
     return [
         {"name": name, "distance": ASKED[name], "number": value}
-        | {key: said(model, cache, question(name), recalls) for key, recalls in (("said", True), ("without", False))}
+        | {"said": {f"{share:g}": said(model, cache, question(name), share) for share in SHARES}}
         for name, value in values().items()
     ]
 
 
 @torch.no_grad()
-def said(model: HopeForCausalLM, cache: HopeCache, asked: str, recalls: bool) -> str:
+def said(model: HopeForCausalLM, cache: HopeCache, asked: str, share: float) -> str:
     """Five characters, greedily."""
-    tokenizer, now = byte_tokenizer(), cache.copy(columns=0)
-    now.recalls = recalls
+    tokenizer, now, own = byte_tokenizer(), cache.copy(columns=0), model.recall
+    now.recalls = share > 0
+    model.recall = replace(own, share=share) if own and share else own
     ids = encode(tokenizer, asked)[None]
     mask, options = torch.ones_like(ids), {"min_new_tokens": 5, "max_new_tokens": 5, "do_sample": False}
     out = model.generate(ids, attention_mask=mask, past_key_values=now, **options)
+    model.recall = own
     assert isinstance(out, torch.Tensor)
     text = tokenizer.decode(out[0, ids.shape[1] :])
     assert isinstance(text, str)  # a list of them only for a batch
