@@ -261,3 +261,11 @@ def test_files_that_hold_no_text(tmp_path):
     for name, message in (("none.txt", "does not exist"), ("empty.txt", "is empty"), ("latin.txt", "not UTF-8")):
         with pytest.raises(UserError, match=message):
             list(file_tokens(tmp_path / name, byte_tokenizer()))
+
+
+@pytest.mark.parametrize("name", ["hope-attention", "hope-recall", "llama"])
+def test_a_stream_that_was_taken_up_has_read_all_of_it(name, tmp_path):
+    """Before another token comes: tokens that fill no block are in what it answers from, too."""
+    net, path = model(name), tmp_path / "at.safetensors"
+    read = net.stream(IDS[:31], path, block=BLOCK).read()
+    equal(net.stream([], path, block=BLOCK), read)

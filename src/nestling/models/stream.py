@@ -94,7 +94,7 @@ class Stream:
             at = self._load(self.checkpoint)
         # where it stands and what is left of the last chunk, which change together whatever interrupts
         self._at: tuple[Standing, Tensor] = at, nothing
-        self._ahead = at, at
+        self._ahead: tuple[Standing | None, Standing] = None, at  # where it stood, and after its pending tokens
         self._chunks, self._to_skip = chunks(tokens, vocabulary), at.position
 
     @property

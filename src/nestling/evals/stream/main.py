@@ -78,7 +78,8 @@ def text_of(size: Size, folder: Path) -> Path:
     path = folder / "text.txt"
     if not path.exists():
         book = "\n".join(war_and_peace(size.tokens).splitlines())  # a file that is read has no other ends of lines
-        whole = (book + wikitext2("train")).encode()[: size.tokens]
+        wiki = wikitext2("train").replace("<unk>", "unknown")  # which the tokenizer has a token for that is no byte
+        whole = (book + wiki).encode()[: size.tokens]
         if len(whole) < size.tokens:
             raise UserError(f"the texts have {len(whole)} bytes, and {size.tokens} are read; give both whole")
         path.write_text(hidden(whole.decode(errors="ignore")), encoding="utf-8")
