@@ -11,7 +11,7 @@ from torch import nn
 from nestling.continual import Learner
 from nestling.levels import Level, at_rest, initial, second_moments
 from nestling.memory import RetainPredictions, RetainSeen
-from nestling.ops.state import nbytes, tree_map
+from nestling.ops.state import laid_out, nbytes, tree_map
 from nestling.train import byte_tokenizer
 from tests.helpers import named, randn, same
 from tests.tiny import PERIOD, converted, knowledge, model, read, text
@@ -44,7 +44,7 @@ def learnt(net, apart):
         if i == 4:
             first, second = (replace(level, frozen=torch.tensor([False, False])) for level in (first, second))
             second = at_rest(net.levels[1], second)
-        cache.memory = tree_map(torch.clone, (first, second)) if apart else (first, second)
+        cache.memory = tree_map(lambda t: laid_out(t, t.stride()), (first, second)) if apart else (first, second)
     return cache
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nestling.errors import UserError
+from nestling.ops.state import laid_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,7 +82,7 @@ def read(path: str | Path, model_fingerprint: str) -> dict[str, Tensor]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no dict
         strides = json.loads(metadata.get("strides", "{}"))
-        tensors = {name: _laid_out(tensor, strides.get(name, tensor.stride())) for name, tensor in tensors.items()}
+        tensors = {name: laid_out(tensor, strides.get(name, tensor.stride())) for name, tensor in tensors.items()}
         tensors |= {name: tensors[other] for name, other in json.loads(metadata.get("same", "{}")).items()}
     except (
         SafetensorError,
@@ -104,10 +104,3 @@ def read(path: str | Path, model_fingerprint: str) -> dict[str, Tensor]:
             f"{path} is the memory of another model or configuration; load the model that it was saved with"
         )
     return tensors
-
-
-def _laid_out(tensor: Tensor, strides: Sequence[int]) -> Tensor:
-    """The same numbers in memory of their own, in the order that strides say; along those of 0 there is one."""
-    one = tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]
-    own = torch.empty_strided(one.shape, [max(stride, 1) for stride in strides], dtype=tensor.dtype)
-    return own.copy_(one).expand(tensor.shape)

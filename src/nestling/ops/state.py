@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
@@ -60,6 +60,15 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     """The one tensor of zeros of its kind; it takes the room of a number. Do not write to it."""
     with torch.inference_mode(False):
         return torch.zeros((), dtype=dtype, device=device).expand(shape)
+
+
+def laid_out(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+    """The same numbers in memory of their own, in the order that strides say, of which products round; along those of 0 there is one."""
+    one = tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]
+    own = torch.empty_strided(
+        one.shape, [max(stride, 1) for stride in strides], dtype=tensor.dtype, device=tensor.device
+    )
+    return own.copy_(one).expand(tensor.shape)
 
 
 def nbytes(tree: Any) -> int:
