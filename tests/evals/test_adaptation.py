@@ -89,6 +89,9 @@ def test_a_recall_is_the_same_over_a_baseline_and_over_levels(model: HopeForCaus
         torch.testing.assert_close(cache.observe(ids), reader.observe(ids), rtol=1e-4, atol=1e-4)
     plain = Following(model, Frozen(), short.sample)
     assert torch.equal(cache.evaluate(short.old), plain.evaluate(short.old))
+    cache.end_context()  # nothing is recalled of a text that is over
+    fresh = Following(model, Frozen(), short.sample, recall)
+    assert torch.equal(cache.observe(short.stretches["B"]), fresh.observe(short.stretches["B"]))
     torch.testing.assert_close(reader.evaluate(short.old), plain.evaluate(short.old), rtol=1e-4, atol=1e-4)
 
 

@@ -37,12 +37,13 @@ class Follower:
         self.model, self.method, self.period = copy.deepcopy(model).eval(), method, period
         none = torch.empty(0, dtype=torch.int64)
         self.state = method.prepare(self.model, none if old is None else old)
-        self.cache, self.last = HopeCache("off"), none
-        self.recall, self.recent = recall, recall and self.model.nothing_recent(recall, batch=1)
+        self.recall = recall
+        self.end_context()
 
     def end_context(self) -> None:
         """The next call begins another text: nothing of this one is before it, what was learnt apart."""
-        self.cache, self.last = HopeCache("off"), self.last[:0]
+        self.cache, self.last = HopeCache("off"), torch.empty(0, dtype=torch.int64)
+        self.recent = self.recall and self.model.nothing_recent(self.recall, batch=1)
 
     def observe(self, ids: Tensor) -> Tensor:
         """Losses in nats of `ids [L]`, learning as they pass: `[L - 1]` in the first call, `[L]` in those that go on.
@@ -58,13 +59,12 @@ class Follower:
             answers = self._recalled(logits, hidden[0], chunk[None, :-1])
             losses = F.cross_entropy(logits[0], chunk[1:], reduction="none")
             self.state = self.method.step(self.model, self.state, chunk, losses.mean())
-            found.append(
-                losses.detach() if answers is logits else F.cross_entropy(answers[0], chunk[1:], reduction="none")
-            )
+            found.append(F.cross_entropy(answers[0].detach(), chunk[1:], reduction="none"))
         return torch.cat(found)
 
     @torch.no_grad()
     def _recalled(self, logits: Tensor, hidden: Tensor, ids: Tensor) -> Tensor:
+        """What is said: the model's own predictions, and those of a recall mixed in."""
         if self.recall is None or self.recent is None:
             return logits
         answers, self.recent = recalled(self.recall, logits, hidden, ids, None, self.recent)

@@ -11,48 +11,13 @@ import torch
 from nestling.models import HopeCache, HopeForCausalLM
 from nestling.train import byte_tokenizer, encode, english_prose
 
-LEARNT = (
-    "castle",
-    "river",
-    "garden",
-    "station",
-    "market",
-    "tower",
-    "chapel",
-    "school",
-    "forest",
-    "island",
-    "valley",
-    "temple",
-)
-LEARNT += (
-    "palace",
-    "museum",
-    "library",
-    "theatre",
-    "factory",
-    "hospital",
-    "prison",
-    "farm",
-    "cottage",
-    "stable",
-    "cellar",
-    "kitchen",
-)
-LEARNT += (
-    "tunnel",
-    "canal",
-    "meadow",
-    "orchard",
-    "quarry",
-    "windmill",
-)  # names that training knows; others are asked for
+# names that training knows; others are asked for
+LEARNT = ("castle", "river", "garden", "station", "market", "tower", "chapel", "school", "forest", "island", "valley")
+LEARNT += ("temple", "palace", "museum", "library", "theatre", "factory", "hospital", "prison", "farm", "cottage")
+LEARNT += ("stable", "cellar", "kitchen", "tunnel", "canal", "meadow", "orchard", "quarry", "windmill")
 ASKED = {"lighthouse": 100, "harbour": 400, "mill": 700, "bridge": 1000, "brewery": 1900, "lantern": 4000}
-SHARES = (
-    0.9,
-    0.6,
-    0.0,
-)  # of what is said that the recall has, at most, when a needle is asked for; read is with the middle one
+# of what is said that the recall has, at most, when a needle is asked for; read is with the middle one
+SHARES = (0.9, 0.6, 0.0)
 GAP = 120  # bytes between two needles of a lesson, at most
 
 
@@ -70,13 +35,13 @@ def lessons(size: int, seed: int = 0) -> str:
     """English prose, between which numbers are told: of three, one is new, and the others are those of the last few names again."""
     random, prose = Random(seed), english_prose()
     parts, told, place = [], dict[str, str](), random.randrange(len(prose) // 2)
-    while sum(map(len, parts)) < size:
+    while size > 0:
         after = place + random.randrange(10, GAP)
         name = random.choice([*told] if told and random.random() < 2 / 3 else LEARNT)
         value = told.pop(name, None) or number(random)
         told = dict([*told.items(), (name, value)][-4:])
         parts.append(f"{prose[place:after]}{question(name)}{value}.\n")
-        place = after % (len(prose) - GAP)
+        size, place = size - len(parts[-1]), after % (len(prose) - GAP)
     return "".join(parts)
 
 
