@@ -75,9 +75,11 @@ class _ShiftedSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (at_y,), (padded, weight) = gradients, ctx.saved_tensors
         at_padded, at_weight = torch.zeros_like(padded, dtype=at_y.dtype), []
+        at_filters, filters = at_y.unbind(1), weight.unbind(1)
         for i, x in enumerate(_shifted(padded, weight.shape[0])):
-            for f, at_filter in enumerate(at_y.unbind(1)):
-                at_padded[:, i : i + x.shape[1]].addcmul_(at_filter, weight[i, f])
+            at_x = at_padded[:, i : i + x.shape[1]]
+            for at_filter, of_filter in zip(at_filters, filters, strict=True):
+                at_x.addcmul_(at_filter, of_filter[i])
             at_weight.append((at_y * x[:, None]).sum(2).sum(0))  # two sums: one over both is ten times slower
         return at_padded, torch.stack(at_weight)
 

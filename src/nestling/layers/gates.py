@@ -54,6 +54,8 @@ class Gates(nn.Module):
 
 def rates(rate: Tensor, decay: Tensor, direction: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """`Gates` as a function of tensors: `rate, decay [.., H, n, d]`, `direction [2, H, d]`, `bias [2, H]`."""
-    eta = (rate @ direction[0, :, :, None]).squeeze(-1) + bias[0, :, None]
-    alpha = (decay @ direction[1, :, :, None]).squeeze(-1) + bias[1, :, None]
+    # one `unbind` each, whose gradient is one `stack`; sums, since a product with one column copies what it is given
+    (to_rate, to_decay), (of_rate, of_decay) = direction.unsqueeze(-2).unbind(0), bias.unsqueeze(-1).unbind(0)
+    eta = (rate * to_rate).sum(-1) + of_rate
+    alpha = (decay * to_decay).sum(-1) + of_decay
     return F.softplus(eta), RETENTION_CEILING - (RETENTION_CEILING - RETENTION_FLOOR) * torch.sigmoid(alpha)

@@ -31,7 +31,7 @@ class _UnitHeads(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         bent = _split(F.silu(x), ctx.heads)
-        at_bent = scaled_backward(bent, gradients[0], SMALLEST, 1.0)
+        at_bent = scaled_backward(bent, scale_to(bent, SMALLEST, 1.0), gradients[0], SMALLEST, 1.0)
         return through_silu(at_bent.transpose(-2, -3).flatten(-2), x), None
 
 
@@ -50,15 +50,16 @@ class _UnitAnswers(torch.autograd.Function):
         flat_x, flat_up, flat_down = (t.flatten(0, -3) for t in (x, up, down))
         z = torch.bmm(flat_x, flat_up)
         said = torch.baddbmm(flat_x, F.silu(z), flat_down)
-        ctx.save_for_backward(x, up, down, z, said)
-        return (said * scale_to(said, SMALLEST, 1.0)).view(x.shape)
+        scale = scale_to(said, SMALLEST, 1.0)
+        ctx.save_for_backward(x, up, down, z, said, scale)
+        return (said * scale).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, up, down, z, said = ctx.saved_tensors
+        x, up, down, z, said, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted
             return tuple(differentiable(_answers, (x, up, down), gradients))
-        at_said = scaled_backward(said, gradients[0].flatten(0, -3), SMALLEST, 1.0)
+        at_said = scaled_backward(said, scale, gradients[0].flatten(0, -3), SMALLEST, 1.0)
         flat_x, flat_up, flat_down = (t.flatten(0, -3) for t in (x, up, down))
         at_down = torch.bmm(F.silu(z).mT, at_said)
         at_z = through_silu(torch.bmm(at_said, flat_down.mT), z)

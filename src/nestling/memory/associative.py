@@ -222,7 +222,7 @@ class AssociativeMemory(nn.Module, Described):
                 mask = piece.mask(k.device)
                 y, moved = run(*_neutral(parts, mask), state=state, mask=mask)
                 finite = _finite(moved)
-                if not bool(finite.all()):  # rare: again as if those rows had no tokens, or their NaN reaches gradients
+                if finite is not None:  # rare: again as if those rows had no tokens, or their NaN reaches gradients
                     mask = finite[:, None].expand(-1, piece.width) if mask is None else mask & finite[:, None]
                     y, moved = run(*_neutral(parts, mask), state=state, mask=mask)
                 y, state = self._accept(y, moved, finite, state, piece)
@@ -254,11 +254,15 @@ class AssociativeMemory(nn.Module, Described):
         return not apart and not any(bool((state.position % size).any()) for size in self.sizes)
 
     def _accept(
-        self, y: Tensor | None, moved: Moved, finite: Tensor, state: MemoryState, piece: Piece
+        self, y: Tensor | None, moved: Moved, finite: Tensor | None, state: MemoryState, piece: Piece
     ) -> tuple[Tensor | None, MemoryState]:
-        """Take an update that is finite; refuse and count one that is not, row by row. At a boundary a chunk ends."""
-        position = state.position + piece.count
-        if not bool(finite.all()):
+        """Take an update that is finite; refuse and count one that is not, row by row. At a boundary a chunk ends.
+
+        finite: `[B]`, or None where all rows are.
+        """
+        position, refused = state.position + piece.count, state.refused
+        if finite is not None:
+            refused = refused + (~finite).long()
             choose = partial(where_rows, finite)
             weights, momentum, carried = moved
             moved = Moved(
@@ -268,18 +272,18 @@ class AssociativeMemory(nn.Module, Described):
             )
             y = tree_map(choose, y)
         weights = moved.weights
-        # [B, 1] or [B, memories]: whose chunk ends
-        done = (position[:, None] % torch.tensor(self.sizes) == 0) & (piece.count[:, None] > 0)
-        if bool(done.all()):
+        moves = zip(position.tolist(), piece.count.tolist(), strict=True)
+        # [B][1 or memories]: whose chunk ends
+        done = [[at % size == 0 and count > 0 for size in self.sizes] for at, count in moves]
+        if all(map(all, done)):
             start = weights
-        elif bool(done.any()):
-            done = done.to(finite.device)
+        elif any(map(any, done)):
+            ends = torch.tensor(done, device=weights[0].device)
             start = tree_map(
-                lambda w, old: torch.where(done[(..., *[None] * (w.dim() - 2))], w, old), weights, state.start
+                lambda w, old: torch.where(ends[(..., *[None] * (w.dim() - 2))], w, old), weights, state.start
             )
         else:
             start = state.start
-        refused = state.refused + (~finite).long()
         return y, MemoryState(weights, start, moved.momentum, position, refused, moved.carried)
 
 
@@ -302,7 +306,10 @@ def _sizes(chunk_size: int | Sequence[int]) -> tuple[int, ...]:
     return (chunk_size,) if isinstance(chunk_size, int) else tuple(chunk_size)
 
 
-def _finite(moved: Moved) -> Tensor:
-    """`[B]`: rows whose new weights and momenta, and what else is carried, are finite."""
-    tensors = [t for t in (*moved.weights, *(moved.momentum or ()), *moved.carried) if t.is_floating_point()]
-    return torch.stack([t.detach().flatten(1).sum(1) for t in tensors]).sum(0).isfinite()
+def _finite(moved: Moved) -> Tensor | None:
+    """`[B]`: rows whose new weights and momenta, and what else is carried, are finite; None where all are."""
+    tensors = [t.detach() for t in (*moved.weights, *(moved.momentum or ()), *moved.carried) if t.is_floating_point()]
+    if math.isfinite(sum(t.sum() for t in tensors)):
+        return None
+    finite = torch.stack([t.flatten(1).sum(1) for t in tensors]).sum(0).isfinite()
+    return None if bool(finite.all()) else finite

@@ -7,6 +7,7 @@ such that in a piece no row crosses one of its own boundaries, which are at its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import torch
@@ -24,14 +25,14 @@ class Piece:
     count: Tensor
     uniform: bool
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns of the piece: the longest row's count; one of padding where no row has anything."""
         return max(1, int(self.count.max()))
 
     def mask(self, device: torch.device) -> Tensor | None:
         """`[B, width]`, True where a token is real; None when all are."""
-        if bool((self.count == self.width).all()):
+        if self.uniform or bool((self.count == self.width).all()):
             return None
         return real_tokens(self.count, self.width, device)
 
@@ -53,16 +54,18 @@ def pieces(position: Tensor, lengths: Tensor | None, length: int, period: int) -
 
     position: `[B]` int64 on the CPU, how many tokens each row has read before.
     """
-    full = torch.full_like(position, length) if lengths is None else lengths
-    phase = position % period
-    uniform = bool((phase == phase[0]).all()) and bool((full == length).all())
-    if not uniform and bool((phase + full <= period).all()):
-        return [Piece(torch.zeros_like(full), full, False)]
+    # numbers and not tensors: a call of torch takes as long as a hundred of these sums
+    phases = [p % period for p in position.tolist()]
+    full = [length] * len(phases) if lengths is None else lengths.tolist()
+    ends = [phase + count for phase, count in zip(phases, full, strict=True)]
+    uniform = len(set(phases)) == 1 and set(full) == {length}
+    if not uniform and max(ends) <= period:
+        return [Piece(torch.zeros_like(position), torch.tensor(full), False)]
     cut = []
-    for boundary in range(period, int((phase + full).max()) + period, period):
-        start = (boundary - period - phase).clamp_min(0).minimum(full)
-        count = (boundary - phase).minimum(full) - start
-        cut.append(Piece(start, count, uniform))
+    for boundary in range(period, max(ends) + period, period):
+        begun = [min(max(boundary - period - phase, 0), count) for phase, count in zip(phases, full, strict=True)]
+        ended = [min(boundary - phase, count) for phase, count in zip(phases, full, strict=True)]
+        cut.append(Piece(start := torch.tensor(begun), torch.tensor(ended) - start, uniform))
     return cut
 
 

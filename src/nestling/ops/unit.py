@@ -25,13 +25,16 @@ def bounded(x: Tensor, radius: float) -> Tensor:
 
 def scale_to(x: Tensor, floor: float, radius: float) -> Tensor:
     """`radius / max(|x|, floor)`, `[.., 1]`."""
-    return radius / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(floor)
+    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(floor).reciprocal()
+    return inverse if radius == 1 else inverse * radius
 
 
-def scaled_backward(x: Tensor, gradient: Tensor, floor: float, radius: float) -> Tensor:
-    """The gradient at x of `radius x / max(|x|, floor)`: `s (dy - x <x, dy> / |x|^2)` for the scale s, below the floor `s dy`."""
-    scale = scale_to(x, floor, radius)
-    share, outside = scale / radius, scale < radius / floor
+def scaled_backward(x: Tensor, scale: Tensor, gradient: Tensor, floor: float, radius: float) -> Tensor:
+    """The gradient at x of `radius x / max(|x|, floor)`: `s (dy - x <x, dy> / |x|^2)` for the scale s, below the floor `s dy`.
+
+    scale: `scale_to(x, floor, radius)`.
+    """
+    share, outside = scale if radius == 1 else scale / radius, scale < radius / floor
     along = (x * gradient).sum(-1, keepdim=True) * share * share * scale * outside  # in an order that does not overflow
     return (gradient * scale).addcmul_(x, along, value=-1)
 
@@ -48,4 +51,5 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return scaled_backward(x, gradients[0], ctx.floor, ctx.radius), None, None
+        scale = scale_to(x, ctx.floor, ctx.radius)
+        return scaled_backward(x, scale, gradients[0], ctx.floor, ctx.radius), None, None

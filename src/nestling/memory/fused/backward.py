@@ -127,7 +127,7 @@ def _writing(parts: Parts, met: Pass, total: Totals, radius: float) -> tuple[AtS
     at_carried = by_up.mixture * slope
     at_surprise = torch.baddbmm(by_down.mixture, at_carried, held_down)
     total.held_down.baddbmm_(at_carried.mT, met.surprise)
-    at_error = scaled_backward(met.error, at_surprise, radius, radius)
+    at_error = scaled_backward(met.error, met.of_error, at_surprise, radius, radius)
 
     # what the running weights hold: at a chunk's start, the output and the hidden units before the nonlinearity
     at_output, bent = at_error, bend(gate, slope).mul_(met.carried)
@@ -149,7 +149,7 @@ def _writing(parts: Parts, met: Pass, total: Totals, radius: float) -> tuple[AtS
     total.k.baddbmm_(at_z, held_up.mT).add_(at_error)
 
     # the target, unit(v + silu(v W_up) W_down)
-    at_proposed = scaled_backward(met.proposed, at_error.neg_(), SMALLEST, 1.0)
+    at_proposed = scaled_backward(met.proposed, met.of_target, at_error.neg_(), SMALLEST, 1.0)
     total.held_down.baddbmm_(F.silu(met.z_target).mT, at_proposed)
     at_z_target = through_silu(torch.bmm(at_proposed, held_down.mT), met.z_target)
     total.held_up.baddbmm_(v.mT, at_z_target)

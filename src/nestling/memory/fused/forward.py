@@ -56,7 +56,9 @@ class Pass(NamedTuple):
     a: Tensor
     z_target: Tensor
     proposed: Tensor  # the target before it has norm one
+    of_target: Tensor  # and what brings it there, `[G, n, 1]`
     error: Tensor  # output - target
+    of_error: Tensor  # what brings it within its bound, `[G, n, 1]`
     surprise: Tensor  # the error within its bound
     carried: Tensor  # surprise W_down^T
     found: tuple[Tensor, Tensor]  # what the running weights hold for k, and for its hidden units
@@ -82,8 +84,10 @@ def local(given: Given, parts: Parts, radius: float, memo: Memo) -> Pass:
     z = memo(lambda: torch.bmm(k, held_up))
     a = F.silu(z)
     output = memo(lambda: torch.bmm(a, held_down))
-    error = (k + output).addcmul_(proposed, scale_to(proposed, SMALLEST, 1.0), value=-1)
-    surprise = error * scale_to(error, radius, radius)
+    of_target = memo(lambda: scale_to(proposed, SMALLEST, 1.0))
+    error = (k + output).addcmul_(proposed, of_target, value=-1)
+    of_error = memo(lambda: scale_to(error, radius, radius))
+    surprise = error * of_error
     carried = memo.cheap(lambda: torch.bmm(surprise, held_down.mT))
     found = (z, output) if up is held_up else (memo(lambda: torch.bmm(k, up)), memo(lambda: torch.bmm(a, down)))
 
@@ -95,7 +99,7 @@ def local(given: Given, parts: Parts, radius: float, memo: Memo) -> Pass:
 
     of_up = scan(flat(given.k, given.keys), few, leads, mixture_up, memo)
     of_down = scan(a, many, (given.all, given.all), mixture_down, memo)
-    return Pass(z, a, z_target, proposed, error, surprise, carried, found, of_up, of_down)
+    return Pass(z, a, z_target, proposed, of_target, error, of_error, surprise, carried, found, of_up, of_down)
 
 
 class Reader(NamedTuple):
