@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nestling.ops.differentiable import differentiable
-from nestling.ops.silu import through_silu
-from nestling.ops.unit import SMALLEST, scale_to, scaled_backward, unit
+from nestling.ops.silu import slope_of
+from nestling.ops.unit import SMALLEST, scale_to, unit, unit_backward
 
 
 def unit_heads(x: Tensor, heads: int) -> Tensor:
@@ -21,18 +22,25 @@ def unit_heads(x: Tensor, heads: int) -> Tensor:
 class _UnitHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.heads = heads
-        bent = _split(F.silu(x), heads)
+        gate = torch.sigmoid(x)
+        bent = _split(x * gate, heads)
         y = torch.empty_like(bent, memory_format=torch.contiguous_format)  # heads outside, as products want them
-        return torch.mul(bent, scale_to(bent, SMALLEST, 1.0), out=y)
+        scale = scale_to(bent, SMALLEST, 1.0)
+        torch.mul(bent, scale, out=y)
+        ctx.save_for_backward(x, gate, y, scale)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        bent = _split(F.silu(x), ctx.heads)
-        at_bent = scaled_backward(bent, scale_to(bent, SMALLEST, 1.0), gradients[0], SMALLEST, 1.0)
-        return through_silu(at_bent.transpose(-2, -3).flatten(-2), x), None
+        x, gate, y, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            return differentiable(partial(_heads, heads=y.shape[-3]), (x,), gradients)[0], None
+        at_bent = unit_backward(y, scale, gradients[0])
+        return slope_of(gate, x * gate).mul_(at_bent.transpose(-2, -3).flatten(-2)), None
+
+
+def _heads(x: Tensor, heads: int) -> tuple[Tensor]:
+    return (unit(_split(F.silu(x), heads)),)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
@@ -49,20 +57,23 @@ class _UnitAnswers(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
         flat_x, flat_up, flat_down = (t.flatten(0, -3) for t in (x, up, down))
         z = torch.bmm(flat_x, flat_up)
-        said = torch.baddbmm(flat_x, F.silu(z), flat_down)
+        gate = torch.sigmoid(z)
+        a = z.mul_(gate)
+        said = torch.baddbmm(flat_x, a, flat_down)
         scale = scale_to(said, SMALLEST, 1.0)
-        ctx.save_for_backward(x, up, down, z, said, scale)
-        return (said * scale).view(x.shape)
+        y = said * scale
+        ctx.save_for_backward(x, up, down, gate, a, y, scale)
+        return y.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, up, down, z, said, scale = ctx.saved_tensors
+        x, up, down, gate, a, y, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted
             return tuple(differentiable(_answers, (x, up, down), gradients))
-        at_said = scaled_backward(said, scale, gradients[0].flatten(0, -3), SMALLEST, 1.0)
+        at_said = unit_backward(y, scale, gradients[0].flatten(0, -3))
         flat_x, flat_up, flat_down = (t.flatten(0, -3) for t in (x, up, down))
-        at_down = torch.bmm(F.silu(z).mT, at_said)
-        at_z = through_silu(torch.bmm(at_said, flat_down.mT), z)
+        at_down = torch.bmm(a.mT, at_said)
+        at_z = torch.bmm(at_said, flat_down.mT).mul_(slope_of(gate, a))
         at_up = torch.bmm(flat_x.mT, at_z)
         at_x = at_said.baddbmm_(at_z, flat_up.mT)
         return at_x.view(x.shape), at_up.view(up.shape), at_down.view(down.shape)

@@ -20,6 +20,11 @@ def through_silu(gradient: Tensor, z: Tensor) -> Tensor:
     return torch.ops.aten.silu_backward(gradient, z)
 
 
+def slope_of(gate: Tensor, a: Tensor) -> Tensor:
+    """The slope of SiLU by `s = sigmoid(z)` and `a = z s`: `s + a - s a`."""
+    return (gate + a).addcmul_(gate, a, value=-1)
+
+
 def bend(gate: Tensor, slope: Tensor) -> Tensor:
     """The second derivative of SiLU by `s = sigmoid(z)` and the first: `s + slope - 2 s slope`."""
     return (gate + slope).addcmul_(gate, slope, value=-2)

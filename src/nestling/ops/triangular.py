@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,8 +20,14 @@ def solve_unit_lower(strict: Tensor, right: Tensor) -> Tensor:
 
 def unit_lower_inverse(strict: Tensor) -> Tensor:
     """`(I + N)^-1` for what stands of `[.., n, n]` below the diagonal."""
-    identity = torch.eye(strict.shape[-1], dtype=strict.dtype, device=strict.device).expand_as(strict)
-    return torch.linalg.solve_triangular(strict, identity, upper=False, unitriangular=True)
+    identity = _identity(strict.shape[-1], strict.dtype, strict.device).expand_as(strict)
+    return torch.linalg.solve_triangular(strict, identity, upper=False, unitriangular=True, left=False)
+
+
+@lru_cache(maxsize=64)
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.eye(size, dtype=dtype, device=device)
 
 
 class _Solve(torch.autograd.Function):

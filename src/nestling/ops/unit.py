@@ -39,6 +39,12 @@ def scaled_backward(x: Tensor, scale: Tensor, gradient: Tensor, floor: float, ra
     return (gradient * scale).addcmul_(x, along, value=-1)
 
 
+def unit_backward(y: Tensor, scale: Tensor, gradient: Tensor) -> Tensor:
+    """`scaled_backward` of `y = unit(x)` for who has y: `s (dy - y <y, dy>)`. scale: `scale_to(x, SMALLEST, 1.0)`."""
+    along = (y * gradient).sum(-1, keepdim=True) * (scale < 1 / SMALLEST)
+    return torch.addcmul(gradient, y, along, value=-1) * scale
+
+
 class _Scaled(torch.autograd.Function):
     """`radius x / max(|x|, floor)`: only x is kept, and the gradient can be differentiated again."""
 

@@ -9,26 +9,25 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from nestling.memory.fused.flat import below, flat, last
+from nestling.memory.fused.flat import below, flat, last, lower, upper
 from nestling.memory.fused.given import Given
 from nestling.memory.fused.memo import Memo
 from nestling.memory.fused.scan import Gates, Leads, Scan, scan
-from nestling.ops.silu import through_silu
+from nestling.ops.silu import slope_of
 from nestling.ops.unit import SMALLEST, scale_to
 
 Outputs = tuple[Tensor | None, Tensor, Tensor]
 
 
 class Parts(NamedTuple):
-    """What is given, as products want it: keys, values, running weights, and weights at which surprises are taken, `[G, .., ..]`.
+    """What is given, as products want it: keys over values `[G, 2 n, d]`, running weights, and weights at which surprises are
+    taken, `[G, .., ..]`.
 
     few, many: the gates, once where memories share them and their keys, and for every memory. leads: of both.
     """
 
-    k: Tensor
-    v: Tensor
+    both: Tensor
     up: Tensor
     down: Tensor
     held_up: Tensor
@@ -38,23 +37,28 @@ class Parts(NamedTuple):
     leads: Leads
 
     @classmethod
-    def of(cls, given: Given) -> Parts:
+    def of(cls, given: Given, memo: Memo) -> Parts:
         """Without a copy of what every memory has for itself."""
         leads = keys, every = given.keys, given.all
-        k, v, up, down = (flat(x, every) for x in (given.k, given.v, given.up, given.down))
+        both = torch.cat([x.expand(*every, *x.shape[-2:]) for x in (given.k, given.v)], -2).flatten(0, -3)
+        up, down = flat(given.up, every), flat(given.down, every)
         held = up, down
         if given.held_up is not None and given.held_down is not None:
             held = flat(given.held_up, every), flat(given.held_down, every)
-        few = Gates.of(given.eta, given.alpha, keys)
-        return cls(k, v, up, down, *held, few, few.spread(*leads), leads)
+        few = memo.few(Gates, lambda: Gates.of(given.eta, given.alpha, keys))
+        return cls(both, up, down, *held, few, memo.few(Gates, lambda: few.spread(*leads)), leads)
+
+    @property
+    def k(self) -> Tensor:
+        return upper(self.both)
 
 
 class Pass(NamedTuple):
-    """The local pass at the chunk's start, and the scans of both weights; `[G, n, d]` each."""
+    """The local pass at the chunk's start, and the scans of both weights; `[G, n, d]`, and of keys over values `[G, 2 n, d]`."""
 
-    z: Tensor
-    a: Tensor
-    z_target: Tensor
+    z: Tensor  # keys over values
+    gate: Tensor  # sigmoid(z)
+    a: Tensor  # keys over values
     proposed: Tensor  # the target before it has norm one
     of_target: Tensor  # and what brings it there, `[G, n, 1]`
     error: Tensor  # output - target
@@ -68,38 +72,40 @@ class Pass(NamedTuple):
 
 def forward(given: Given, radius: float, memo: Memo) -> Outputs:
     """What is read, `[.., n, d]` or None, and the weights after the block."""
-    parts = Parts.of(given)
+    parts = Parts.of(given, memo)
     met, end = local(given, parts, radius, memo), parts.many.end
-    up = torch.baddbmm(parts.up, parts.k.mT, met.up.write).mul_(end)
-    down = torch.baddbmm(parts.down, met.a.mT, met.down.write).mul_(end)
+    up = (parts.up * end).baddbmm_(parts.k.mT, met.up.write * end)
+    down = (parts.down * end).baddbmm_(upper(met.a).mT, met.down.write * end)
     y = None if given.q is None else read(given.q, parts, met, memo)
     return y, up.view(given.up.shape), down.view(given.down.shape)
 
 
 def local(given: Given, parts: Parts, radius: float, memo: Memo) -> Pass:
     """What all memories do with the block, but for what is read."""
-    k, v, up, down, held_up, held_down, few, many, leads = parts
-    z_target = memo.cheap(lambda: torch.bmm(v, held_up))
-    proposed = memo.cheap(lambda: torch.baddbmm(v, F.silu(z_target), held_down))
-    z = memo(lambda: torch.bmm(k, held_up))
-    a = F.silu(z)
-    output = memo(lambda: torch.bmm(a, held_down))
+    both, up, down, held_up, held_down, few, many, leads = parts
+    z = memo(lambda: torch.bmm(both, held_up))
+    gate = memo.cheap(lambda: torch.sigmoid(z))  # takes as long as ten sums
+    a = z * gate
+    said = memo.cheap(lambda: torch.bmm(a, held_down))
+    k, output, proposed = parts.k, upper(said), lower(both) + lower(said)
     of_target = memo(lambda: scale_to(proposed, SMALLEST, 1.0))
     error = (k + output).addcmul_(proposed, of_target, value=-1)
     of_error = memo(lambda: scale_to(error, radius, radius))
     surprise = error * of_error
     carried = memo.cheap(lambda: torch.bmm(surprise, held_down.mT))
-    found = (z, output) if up is held_up else (memo(lambda: torch.bmm(k, up)), memo(lambda: torch.bmm(a, down)))
+    found = upper(z), output
+    if up is not held_up:
+        found = memo(lambda: torch.bmm(k, up)), memo(lambda: torch.bmm(upper(a), down))
 
     def mixture_up() -> Tensor:
-        return through_silu(carried, z).addcmul_(found[0], many.before)
+        return slope_of(upper(gate), upper(a)).mul_(carried).addcmul_(found[0], many.before)
 
     def mixture_down() -> Tensor:
         return torch.addcmul(surprise, found[1], many.before)
 
     of_up = scan(flat(given.k, given.keys), few, leads, mixture_up, memo)
-    of_down = scan(a, many, (given.all, given.all), mixture_down, memo)
-    return Pass(z, a, z_target, proposed, of_target, error, of_error, surprise, carried, found, of_up, of_down)
+    of_down = scan(upper(a), many, (given.all, given.all), mixture_down, memo)
+    return Pass(z, gate, a, proposed, of_target, error, of_error, surprise, carried, found, of_up, of_down)
 
 
 class Reader(NamedTuple):
@@ -116,24 +122,33 @@ class Reader(NamedTuple):
     @classmethod
     def of(cls, count: int, parts: Parts, met: Pass) -> Reader:
         """Of the last `count` memories."""
-        each = parts.k, met.a, parts.up, parts.down, parts.many.before, met.up.write, met.down.write
+        each = parts.k, upper(met.a), parts.up, parts.down, parts.many.before, met.up.write, met.down.write
         return cls(*(last(x, parts.leads[1], count) for x in each))
+
+
+class Asked(NamedTuple):
+    """What queries find in the first weights, and how they and their hidden units meet those of keys, strictly lower `[R, n, n]`."""
+
+    z: Tensor  # hidden units before the nonlinearity, `q_t W_up,{t-1}`
+    gate: Tensor  # sigmoid(z)
+    a: Tensor
+    by_key: Tensor
+    by_unit: Tensor
 
 
 def read(q: Tensor, parts: Parts, met: Pass, memo: Memo) -> Tensor:
     """Before each token, `q + before (a W_down + strictly_lower(a a_k^T) write)`, `a` of the query and `a_k` of the keys."""
-    reader, queries = Reader.of(q.shape[1], parts, met), q.flatten(0, -3)
-    a = F.silu(asked(queries, reader, memo))
-    scores = torch.bmm(a, reader.a.mT).mul_(below(q.shape[-2], q))
-    found = torch.bmm(a, reader.down).baddbmm_(scores, reader.write_down)
+    reader, queries = memo.few(Reader, lambda: Reader.of(q.shape[1], parts, met), True), q.flatten(0, -3)
+    met_by = ask(queries, reader, memo)
+    found = torch.bmm(met_by.a, reader.down).baddbmm_(met_by.by_unit, reader.write_down)
     return torch.addcmul(queries, found, reader.before).view(q.shape)
 
 
-def asked(q: Tensor, reader: Reader, memo: Memo) -> Tensor:
-    """The query's hidden units before the nonlinearity, `q_t W_up,{t-1}`."""
-
-    def make() -> Tensor:
-        scores = torch.bmm(q, reader.k.mT).mul_(below(q.shape[-2], q))
-        return torch.bmm(q, reader.up).baddbmm_(scores, reader.write_up).mul_(reader.before)
-
-    return memo(make)
+def ask(q: Tensor, reader: Reader, memo: Memo) -> Asked:
+    """What is found before the second weights are read."""
+    mask = below(q.shape[-2], q)
+    by_key = memo.cheap(lambda: torch.bmm(q, reader.k.mT).mul_(mask))
+    z = memo(lambda: torch.bmm(q, reader.up).baddbmm_(by_key, reader.write_up).mul_(reader.before))
+    gate = memo.cheap(lambda: torch.sigmoid(z))
+    a = z * gate
+    return Asked(z, gate, a, by_key, memo.cheap(lambda: torch.bmm(a, reader.a.mT).mul_(mask)))

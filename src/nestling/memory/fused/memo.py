@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+Few = TypeVar("Few", bound="tuple[Tensor, ...]")
 
 
 class Memo:
@@ -27,3 +30,14 @@ class Memo:
     def cheap(self, make: Callable[[], Tensor]) -> Tensor:
         """Made again if frugal."""
         return make() if self.frugal else self(make)
+
+    def few(self, kind: Callable[..., Few], make: Callable[[], Few], cheap: bool = False) -> Few:
+        """A tuple, of that kind, of tensors that take little room: calls are what they cost. cheap: as the method."""
+        if cheap and self.frugal:
+            return make()
+        if self.left is not None:
+            fields: Any = kind
+            return kind(*(next(self.left) for _ in fields._fields))
+        few = make()
+        self.made.extend(few)
+        return few

@@ -39,28 +39,40 @@ class Gates(NamedTuple):
         return Gates(*(spread(x, few, many) for x in self))
 
 
+class Steps(NamedTuple):
+    """Numbers a token, `[S, n, 1]`."""
+
+    damped: Tensor  # 1 / (1 + eta |x|^2)
+    beta: Tensor  # eta damped
+    erasure: Tensor  # beta / alpha
+    step: Tensor  # -erasure / before
+
+    @classmethod
+    def of(cls, gates: Gates, gram: Tensor) -> Steps:
+        damped = (gates.eta * gram.diagonal(dim1=-2, dim2=-1)[..., None]).add_(1).reciprocal_()
+        beta = gates.eta * damped
+        erasure = beta / gates.alpha
+        return cls(damped, beta, erasure, (erasure / gates.before).neg_())
+
+
 class Scan(NamedTuple):
     """Inputs `x [S, n, d]`, and what follows of them; `write [G, n, d]` of the weights."""
 
     x: Tensor
     gates: Gates
     gram: Tensor  # x x^T
-    damped: Tensor  # 1 / (1 + eta |x|^2), [S, n, 1]
-    erasure: Tensor  # eta damped / alpha
+    steps: Steps
     inverse: Tensor  # of I + strictly_lower(erasure x x^T)
-    step: Tensor  # -erasure / before
     write: Tensor  # inverse step (surprise + before found)
 
 
 def scan(x: Tensor, gates: Gates, leads: Leads, mixture: Callable[[], Tensor], memo: Memo) -> Scan:
     """mixture: surprise + before found, `[G, n, d]`, what the weights held for x being `found = x W_0`."""
     gram = memo.cheap(lambda: torch.bmm(x, x.mT))
-    damped = torch.addcmul(gram.new_ones(()), gates.eta, gram.diagonal(dim1=-2, dim2=-1)[..., None]).reciprocal_()
-    erasure = gates.eta * damped / gates.alpha
-    inverse = memo(lambda: unit_lower_inverse(erasure * gram))
-    step = erasure / -gates.before
-    write = memo.cheap(lambda: torch.bmm(spread(inverse * step.mT, *leads), mixture()))
-    return Scan(x, gates, gram, damped, erasure, inverse, step, write)
+    steps = memo.few(Steps, lambda: Steps.of(gates, gram))
+    inverse = memo(lambda: unit_lower_inverse(steps.erasure * gram))
+    write = memo.cheap(lambda: torch.bmm(spread(inverse * steps.step.mT, *leads), mixture()))
+    return Scan(x, gates, gram, steps, inverse, write)
 
 
 class AtScan(NamedTuple):
@@ -75,15 +87,16 @@ class AtScan(NamedTuple):
 
 def scan_backward(scan: Scan, at_write: Tensor, surprise: Tensor, found: Tensor, leads: Leads) -> AtScan:
     """surprise, found: the mixture's parts, `[G, n, d]`."""
-    (x, gates, gram, damped, erasure, inverse, step, write), (few, many) = scan, leads
+    (x, gates, gram, (damped, beta, erasure, step), inverse, write), (few, many) = scan, leads
     at_mixed = torch.bmm(spread(inverse, few, many).mT, at_write)  # what the inverse is multiplied with
-    at_system = shared(torch.bmm(at_mixed, write.mT), many, few).mul_(-below(x.shape[-2], x))
+    at_system = shared(torch.bmm(at_mixed, write.mT), many, few).mul_(below(x.shape[-2], x, -1.0))
     felt = shared(dots(at_mixed, surprise), many, few)
     missed = torch.addcdiv(shared(dots(at_mixed, found), many, few), felt, gates.before)
     at_erasure = (at_system * gram).sum(-1, keepdim=True).sub_(missed)
-    at_eta = at_erasure * damped.square() / gates.alpha
+    at_log = (at_erasure * erasure).neg_()
     one_sided = at_system.mul_(erasure)
     at_x = one_sided + one_sided.mT  # x stands on both sides of the Gram matrix, and on its diagonal in the damping
-    at_x.diagonal(dim1=-2, dim2=-1).copy_((gates.eta.square() * at_eta).mul_(-2).squeeze(-1))
+    at_x.diagonal(dim1=-2, dim2=-1).copy_((at_log * beta).mul_(2).squeeze(-1))
     at_mixture = at_mixed.mul_(spread(step, few, many))
-    return AtScan(at_x, at_mixture, at_eta, -step * felt, -at_erasure * erasure)
+    at_eta = at_erasure * damped.square() / gates.alpha
+    return AtScan(at_x, at_mixture, at_eta, (step * felt).neg_(), at_log)
