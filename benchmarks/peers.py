@@ -1,7 +1,9 @@
 """How fast are the memories of nestling beside those of two public implementations?
 
 `titans-pytorch`: its NeuralMemory (chunks of 64 tokens, weights written every 64), forward + backward, beside one memory of
-equal size with the same projections, both with momentum and without. `nested-learning`: its self-modifying Titans at its own
+equal size with the same projections that learns as it does, by descent on the squared error of the values: both with momentum
+and without. Of ours rates, retention and momentum are each token's own, and not a chunk's; what is read was written before the
+token's chunk, as there, and in further rows before the token. `nested-learning`: its self-modifying Titans at its own
 shape (one head, memories as wide as the layer), forward alone, since its writes are outside the gradient, beside our layer
 of that shape: each at chunks of one token (its default), each at 64, and its default beside ours.
 
@@ -17,27 +19,31 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.throughput import parity
 from nestling.layers import SelfModifyingTitans
-from nestling.memory import MLP, AssociativeMemory, DeltaGradientDescent, GradientDescent, Huber, SelfGenerated, unit
+from nestling.memory import L2, MLP, AssociativeMemory, GradientDescent, unit
 
 CHUNK = 64
 
 
 class OneMemory(nn.Module):
-    """A deep memory between projections, as Titans have it (arXiv 2501.00663): `[B, L, D] -> [B, L, D]`."""
+    """A deep memory between projections, as Titans have it (arXiv 2501.00663): `[B, L, D] -> [B, L, D]`.
 
-    def __init__(self, width: int, heads: int, rule: GradientDescent | DeltaGradientDescent) -> None:
+    read: "chunk", what was written before the token's chunk, or "token", before the token.
+    """
+
+    def __init__(self, width: int, heads: int, momentum: bool, read: str) -> None:
         super().__init__()
         self.heads, size = heads, width // heads
         self.norm, self.project = nn.RMSNorm(width), nn.Linear(width, 3 * width, bias=False)
         self.gates, self.out = nn.Linear(width, 3 * heads), nn.Linear(width, width, bias=False)
-        parts = MLP(size, size, heads=heads), Huber(), rule, CHUNK, "token", SelfGenerated()
-        self.memory = AssociativeMemory(*parts, retention_floor=0.5)
+        parts = MLP(size, size, heads=heads), L2(), GradientDescent(momentum), CHUNK, read
+        self.memory = AssociativeMemory(*parts)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
@@ -101,7 +107,7 @@ def compare(
         for t, (_, x) in zip(zip(*times, strict=True), (ours, theirs), strict=True)
     ]
     mine, other = speeds
-    print(f"{title:58} {mine:10,.0f} tokens/s, peer {other:8,.0f} tokens/s, ratio {mine / other:7.2f}", flush=True)
+    print(f"{title:62} {mine:10,.0f} tokens/s, peer {other:8,.0f} tokens/s, ratio {mine / other:7.2f}", flush=True)
 
 
 def main() -> None:
@@ -119,10 +125,9 @@ def main() -> None:
     parity()
     print(f"batch {given.batch}, width {given.width}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     x = torch.randn(given.batch, given.length, given.width)
-    for momentum, peer in memories.items():
-        rule = GradientDescent(momentum=True) if momentum else DeltaGradientDescent()
-        title = f"one memory, {'momentum' if momentum else 'no momentum'}, forward + backward"
-        compare(title, (OneMemory(given.width, given.heads, rule), x), (peer, x), True, given.repeats)
+    for (momentum, peer), read in product(memories.items(), ("chunk", "token")):
+        title = f"one memory, {'momentum' if momentum else 'no momentum'}, read by {read}, forward + backward"
+        compare(title, (OneMemory(given.width, given.heads, momentum, read), x), (peer, x), True, given.repeats)
     inputs = {1: x[:, :64], CHUNK: x}
     for mine, theirs in ((1, 1), (CHUNK, CHUNK), (CHUNK, 1)):
         layer = SelfModifyingTitans(given.width, 1, chunk_size=mine)

@@ -149,5 +149,5 @@ def _writing(parts: Parts, met: Pass, total: Totals, radius: float) -> tuple[AtS
     at_z.mul_(slopes)
     upper(at_z).addcmul_(by_up.mixture, bent)
     total.held_up.baddbmm_(both.mT, at_z)
-    at_both = torch.cat([total.k.add_(at_error), at_proposed], 1)
-    return by_up, by_down, at_both.baddbmm_(at_z, held_up.mT)
+    torch.add(total.k, at_error, out=upper(at_said))  # and the target's own, below
+    return by_up, by_down, at_said.baddbmm_(at_z, held_up.mT)
