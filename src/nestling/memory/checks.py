@@ -13,6 +13,7 @@ from nestling.memory.matrix_rule import MatrixRule
 from nestling.memory.network import Network
 from nestling.memory.retention import Retention, ToZero
 from nestling.memory.rule import DeltaGradientDescent, GradientDescent
+from nestling.ops.broadcast import broadcast
 
 if TYPE_CHECKING:
     from nestling.memory.associative import AssociativeMemory
@@ -110,7 +111,7 @@ def check_tokens(memory: AssociativeMemory, tokens: Mapping[str, Tensor | None],
         leads.append(torch.Size((1, *memory.network.heads)))
     leads += [] if state is None else [state.weights[0].shape[: k.dim() - 2]]
     try:
-        lead = torch.broadcast_shapes(*leads)
+        lead = broadcast(*leads)
     except RuntimeError:
         lead = None
     fits = lead is not None and (state is None or state.weights[0].shape[: len(lead)] == lead)

@@ -77,6 +77,8 @@ def split(x: Tensor | None, cut: list[Piece], dim: int = 1) -> list[Tensor] | li
     """Every piece of `x` (None for each if x is None). One split, whose backward pass is one concatenation."""
     if x is None:
         return [None] * len(cut)
+    if cut[0].uniform and len(cut) == 1:
+        return [x]
     if cut[0].uniform:
         return list(x.split([piece.width for piece in cut], dim))
     return [piece.take(x, dim) for piece in cut]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from nestling.memory.network import MLP
@@ -12,6 +11,7 @@ from nestling.memory.objective import Huber
 from nestling.memory.retention import ToZero
 from nestling.memory.rule import DeltaGradientDescent
 from nestling.memory.target import SelfGenerated
+from nestling.ops.broadcast import broadcast
 
 LONGEST = 64  # tokens of a block: with retention 1/2 what is left of its start is 5e-20
 LEAST = 0.5  # retention
@@ -40,11 +40,11 @@ class Given(NamedTuple):
     held_down: Tensor | None
 
     @property
-    def all(self) -> torch.Size:
+    def all(self) -> tuple[int, ...]:
         """Rows, memories and heads: `..` of the weights."""
-        return self.up.shape[:-2]
+        return tuple(self.up.shape[:-2])
 
     @property
-    def keys(self) -> torch.Size:
+    def keys(self) -> tuple[int, ...]:
         """`..` of what keys and gates say: of size 1 where memories share both."""
-        return torch.broadcast_shapes(self.k.shape[:-2], self.eta.shape[:-1], self.alpha.shape[:-1])
+        return broadcast(self.k.shape[:-2], self.eta.shape[:-1], self.alpha.shape[:-1])
