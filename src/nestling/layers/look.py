@@ -31,7 +31,7 @@ class _UnitHeads(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
         x, gate, y, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted
             return differentiable(partial(_heads, heads=y.shape[-3]), (x,), gradients)[0], None

@@ -13,16 +13,9 @@ def silu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
     return _SiluAndSlope.apply(z)
 
 
-def through_silu(gradient: Tensor, z: Tensor) -> Tensor:
-    """`gradient silu'(z)`: in one pass, where no second derivative is wanted."""
-    if torch.is_grad_enabled():
-        return gradient * silu_and_slope(z)[1]
-    return torch.ops.aten.silu_backward(gradient, z)
-
-
 def slope_of(gate: Tensor, a: Tensor) -> Tensor:
-    """The slope of SiLU by `s = sigmoid(z)` and `a = z s`: `s + a - s a`."""
-    return (gate + a).addcmul_(gate, a, value=-1)
+    """The slope of SiLU by `s = sigmoid(z)`, which takes as long as ten sums, and `a = z s`: `s + a (1 - s)`."""
+    return torch.addcmul(gate, a, 1 - gate)
 
 
 def bend(gate: Tensor, slope: Tensor) -> Tensor:
@@ -33,7 +26,7 @@ def bend(gate: Tensor, slope: Tensor) -> Tensor:
 def _forward(z: Tensor) -> tuple[Tensor, Tensor]:
     gate = torch.sigmoid(z)
     a = z * gate
-    return a, torch.addcmul(gate, a, 1 - gate)
+    return a, slope_of(gate, a)
 
 
 class _SiluAndSlope(torch.autograd.Function):

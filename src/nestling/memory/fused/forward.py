@@ -84,7 +84,7 @@ def local(given: Given, parts: Parts, radius: float, memo: Memo) -> Pass:
     """What all memories do with the block, but for what is read."""
     both, up, down, held_up, held_down, few, many, leads = parts
     z = memo(lambda: torch.bmm(both, held_up))
-    gate = memo.cheap(lambda: torch.sigmoid(z))  # takes as long as ten sums
+    gate = memo.cheap(lambda: torch.sigmoid(z))
     a = z * gate
     said = memo.cheap(lambda: torch.bmm(a, held_down))
     k, output, proposed = parts.k, upper(said), lower(both) + lower(said)
