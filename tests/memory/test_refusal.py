@@ -148,6 +148,10 @@ CASES = {
     ),
     "width of k": (lambda: AssociativeMemory(Matrix(3, D), L2())(Q, Q, Q, GATE), ["k is 4 wide", "Matrix takes 3"]),
     "width of v": (lambda: AssociativeMemory(Matrix(D, 3), L2())(Q, Q, Q, GATE), ["v is 4 wide", "Matrix takes 3"]),
+    "negative rate beside one that is no number": (
+        lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, torch.tensor([torch.nan, 1, 1, 1, -1]).expand_as(GATE)),
+        ["eta", "at least 0"],
+    ),
     "negative rate": (
         lambda: AssociativeMemory(Matrix(D, D), L2())(Q, Q, Q, GATE - 0.5),
         ["eta is -0.5", "at least 0"],

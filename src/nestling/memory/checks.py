@@ -121,7 +121,7 @@ def check_tokens(memory: AssociativeMemory, tokens: Mapping[str, Tensor | None],
     check_channels(memory, of_channels.get("eta", False), of_channels.get("alpha", False))
     _check_widths(memory, q, k, v)
     eta = _of(tokens, "eta")
-    if eta.min().item() < 0:
+    if bool((eta < 0).any()):
         raise ValueError(f"eta is {eta.min().item():g} somewhere; a learning rate must be at least 0")
 
 
