@@ -89,7 +89,7 @@ def _ending(parts: Parts, met: Pass, at_after: tuple[Tensor, Tensor]) -> Totals:
 def _reading(q: Tensor, parts: Parts, met: Pass, total: Totals, memo: Memo, at_y: Tensor, y: Tensor) -> Tensor:
     """Through `y = q + before (a W_down + strictly_lower(a a_k^T) write)` and the hidden units `a` of q; the gradient at q."""
     count, every = q.shape[1], parts.leads[1]
-    reader, like = memo.few(Reader, lambda: Reader.of(count, parts, met), True), q.shape
+    reader, like = Reader.of(count, parts, met, memo), q.shape
     q, at_y, y = (x.flatten(0, -3) for x in (q, at_y, y))
     z, gate, a, by_key, by_unit = ask(q, reader, memo)
     mask = below(q.shape[-2], q)

@@ -56,8 +56,7 @@ class Parts(NamedTuple):
 class Pass(NamedTuple):
     """The local pass at the chunk's start, and the scans of both weights; `[G, n, d]`, and of keys over values `[G, 2 n, d]`."""
 
-    z: Tensor  # keys over values
-    gate: Tensor  # sigmoid(z)
+    gate: Tensor  # sigmoid of what hidden units are before the nonlinearity, keys over values
     a: Tensor  # keys over values
     proposed: Tensor  # the target before it has norm one
     of_target: Tensor  # and what brings it there, `[G, n, 1]`
@@ -105,7 +104,7 @@ def local(given: Given, parts: Parts, radius: float, memo: Memo) -> Pass:
 
     of_up = scan(flat(given.k, given.keys), few, leads, mixture_up, memo)
     of_down = scan(upper(a), many, (given.all, given.all), mixture_down, memo)
-    return Pass(z, gate, a, proposed, of_target, error, of_error, surprise, carried, found, of_up, of_down)
+    return Pass(gate, a, proposed, of_target, error, of_error, surprise, carried, found, of_up, of_down)
 
 
 class Reader(NamedTuple):
@@ -120,10 +119,10 @@ class Reader(NamedTuple):
     write_down: Tensor
 
     @classmethod
-    def of(cls, count: int, parts: Parts, met: Pass) -> Reader:
+    def of(cls, count: int, parts: Parts, met: Pass, memo: Memo) -> Reader:
         """Of the last `count` memories."""
         each = parts.k, upper(met.a), parts.up, parts.down, parts.many.before, met.up.write, met.down.write
-        return cls(*(last(x, parts.leads[1], count) for x in each))
+        return memo.few(cls, lambda: cls(*(last(x, parts.leads[1], count) for x in each)), cheap=True)
 
 
 class Asked(NamedTuple):
@@ -138,7 +137,7 @@ class Asked(NamedTuple):
 
 def read(q: Tensor, parts: Parts, met: Pass, memo: Memo) -> Tensor:
     """Before each token, `q + before (a W_down + strictly_lower(a a_k^T) write)`, `a` of the query and `a_k` of the keys."""
-    reader, queries = memo.few(Reader, lambda: Reader.of(q.shape[1], parts, met), True), q.flatten(0, -3)
+    reader, queries = Reader.of(q.shape[1], parts, met, memo), q.flatten(0, -3)
     met_by = ask(queries, reader, memo)
     found = torch.bmm(met_by.a, reader.down).baddbmm_(met_by.by_unit, reader.write_down)
     return torch.addcmul(queries, found, reader.before).view(q.shape)
